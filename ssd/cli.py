@@ -1,0 +1,94 @@
+"""The `ssd` command: the argument tree, logging and exit codes. Nothing heavy is imported before a verb runs."""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+
+from ssd import __version__
+from ssd.errors import SsdError
+
+# Every verb's module in ssd.commands has `add_arguments(parser)` and `run(args)`.
+COMMANDS = {
+    "dataset_convert": "turn KITTI or COCO data into TFRecords",
+    "train": "train a detector from an experiment spec",
+    "evaluate": "measure a detector on the validation data: VOC AP and COCO metrics",
+    "inference": "detect objects in images: annotated pictures, KITTI labels, JSON",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb. Returns 0 when done, 2 on bad input, 1 when the run failed, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(argv).parse_args(argv)
+    _hush_libraries(args.debug)
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`ssd ... | head`); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SsdError as error:
+        return _failed(str(error), error.exit_code, args)
+    except Exception as error:  # the last resort: a defect of ours must still end in one readable line
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        hint = "" if args.debug else "\n    this looks like a defect of ssd: run again with --debug for the traceback"
+        return _failed(f"{type(error).__name__}: {reason}{hint}", 1, args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ssd import console
+    from ssd.errors import InputError
+
+    try:
+        console.set_up(quiet=args.quiet, verbose=args.verbose, log_file=args.log_file)
+    except OSError as error:
+        raise InputError(f"--log_file {args.log_file}: cannot write there: {error.strerror}") from error
+    command = importlib.import_module(f"ssd.commands.{args.command}")
+    return command.run(args) or 0
+
+
+def _failed(text: str, code: int, args: argparse.Namespace) -> int:
+    if args.debug:
+        traceback.print_exc()
+    from ssd.console import log
+
+    if log.handlers:
+        log.error("%s", text)
+    else:
+        print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ssd",
+        description="Train and deploy SSD object detectors from a prototxt spec.",
+        epilog="'ssd COMMAND --help' lists a command's flags.",
+    )
+    parser.add_argument("--version", action="version", version=f"ssd {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    named = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name != named:
+            continue  # only the asked-for verb is imported
+        importlib.import_module(f"ssd.commands.{name}").add_arguments(command)
+        common = command.add_argument_group("common")
+        common.add_argument("--log_file", metavar="FILE", help="append the output to this file too")
+        common.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
+        common.add_argument("-v", "--verbose", action="store_true", help="print details")
+        common.add_argument("--debug", action="store_true", help="print tracebacks")
+    return parser
+
+
+def _hush_libraries(debug: bool) -> None:
+    """TensorFlow's and XLA's own log lines mean nothing to a user of `ssd`; must come before their import."""
+    if not debug:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+        os.environ.setdefault("GLOG_minloglevel", "3")

@@ -1,0 +1,54 @@
+"""What the person at the terminal sees: lines, warnings, progress bars. `--quiet` leaves warnings and errors."""
+
+import logging
+import sys
+
+log = logging.getLogger("ssd")
+
+
+class _Format(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+class _Stream(logging.StreamHandler):
+    """Information to stdout, the rest to stderr; found at each line, so that redirection in tests works."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout if record.levelno <= logging.INFO else sys.stderr
+        super().emit(record)
+
+
+def set_up(*, quiet: bool = False, verbose: bool = False, log_file: str | None = None) -> None:
+    """Routes the `ssd` logger: to the terminal and, when named, to a file that is appended to."""
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    handlers: list[logging.Handler] = [_Stream()]
+    if log_file:
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(_Format("%(message)s"))
+        log.addHandler(handler)
+
+
+def say(text: str = "") -> None:
+    """A line of information."""
+    log.info("%s", text)
+
+
+def warn(text: str) -> None:
+    """A warning: the run goes on, and the user should know."""
+    log.warning("%s", text)
+
+
+def progress(iterable=None, *, total: int | None = None, label: str, unit: str = "images"):
+    """A tqdm bar on stderr, silent under `--quiet` and where stderr is no terminal; gone when done."""
+    from tqdm import tqdm
+
+    hidden = log.level > logging.INFO or not sys.stderr.isatty()
+    return tqdm(iterable, total=total, desc=label, unit=f" {unit}", leave=False, disable=hidden, dynamic_ncols=True)
