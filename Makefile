@@ -1,0 +1,37 @@
+# make demo   installs into .venv, makes demo data, converts, trains, evaluates, detects, prints where the results are
+# make test   installs into .venv with the development tools, checks the style, runs the tests on both backends
+# make clean  removes what the two made
+#
+# PYTHON picks the interpreter (3.11 to 3.13), VENV the environment's folder, WORKERS the test processes.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+# What runs on every Keras backend, not only on TensorFlow.
+CORE_TESTS := tests/boxes tests/models tests/training/test_loss.py
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.installed-demo
+	PATH="$(abspath $(BIN)):$$PATH" sh scripts/demo.sh
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n $(WORKERS)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(WORKERS) $(CORE_TESTS)
+
+# The package is installed in place, so only its metadata asks for a new installation.
+$(VENV)/.installed-%: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	    { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is another: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
