@@ -8,6 +8,7 @@ This is the one place of the models that knows a backend.
 import keras
 
 
+@keras.saving.register_keras_serializable(package="ssd")
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` over the last axis of `(B,H,W,C)`; other backends run the stock layer."""
 

@@ -1,0 +1,69 @@
+"""The architectures a spec may name (`arch`, `nlayers`) and what the detector must know of each."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ssd.errors import SpecError
+from ssd.models.backbones import resnet
+
+# Expansion blocks behind a backbone: filters of the 1x1 and of the 3x3 convolution, stride of the latter. Each gives a
+# feature map; None takes the backbone's last tensor itself.
+SMALL = (None, (64, 128, 2), (64, 128, 2), (64, 128, 2), (64, 128, 2))
+MEDIUM = ((256, 256, 1), (128, 256, 2), (64, 128, 2), (64, 128, 2), (64, 128, 2))
+LARGE = ((512, 512, 1), (256, 512, 2), (128, 256, 2), (128, 256, 2), (128, 256, 2))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One family of networks.
+
+    Args:
+        build: `(images, layers, nlayers) -> (feature maps, finest first; last tensor)`.
+        expansion: expansion blocks by `nlayers`; its keys are the valid depths, None for a family with one.
+        blocks: (pattern of layer names, number): the block ids that `freeze_blocks` names. An id is the number, plus
+            the pattern's group `id` where it has one. Ids come from names, so that they hold in any model file, a
+            pruned one too.
+    """
+
+    build: Callable
+    expansion: dict[int | None, tuple]
+    blocks: tuple[tuple[str, int], ...]
+
+    def block_of(self, layer_name: str) -> int | None:
+        """The freeze block of a layer; None outside the backbone."""
+        for pattern, number in self.blocks:
+            if match := re.match(pattern, layer_name):
+                return number + int(match.groupdict().get("id", 0))
+        return None
+
+
+FAMILIES = {
+    "resnet": Backbone(
+        build=resnet.resnet,
+        expansion={10: SMALL, 18: MEDIUM, 34: MEDIUM, 50: LARGE, 101: LARGE},
+        blocks=resnet.BLOCKS,
+    ),
+}
+
+# In the spec language, not built yet.
+PLANNED = ("darknet", "efficientnet_b0", "googlenet", "mobilenet_v1", "mobilenet_v2", "squeezenet", "vgg")
+
+
+def backbone(arch: str, nlayers: int | None) -> Backbone:
+    """The family of `arch`.
+
+    Raises:
+        SpecError: unknown or unbuilt `arch`, or a depth that the family does not have.
+    """
+    valid = ", ".join(sorted(FAMILIES))
+    if arch in PLANNED:
+        raise SpecError(f'arch "{arch}" is not available in this version', where="arch", hint=f"available: {valid}")
+    if arch not in FAMILIES:
+        raise SpecError(f'arch "{arch}" is not known', where="arch", hint=f"available: {valid}")
+    family = FAMILIES[arch]
+    if nlayers not in family.expansion:
+        depths = ", ".join(str(depth) for depth in family.expansion)
+        given = "is missing" if nlayers is None else f"{nlayers} does not exist for {arch}"
+        raise SpecError(f"nlayers {given}", where="nlayers", hint=f"{arch} has {depths}")
+    return family

@@ -1,0 +1,66 @@
+"""The pieces every network is built from: convolutions padded as the original toolkit pads them, and what follows them.
+
+Layer names are the original's, so that its weights load by name; layers it left to automatic numbering get stable
+names here. Everything made is a plain Keras layer on `(B,H,W,C)` tensors.
+"""
+
+from dataclasses import dataclass
+
+import keras
+from keras import layers as keras_layers
+
+from ssd.models.batch_norm import BatchNormalization
+from ssd.spec.config import Regularizer
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Builders that share a regulariser; it goes on the kernels of convolutions, not on biases and not on BN."""
+
+    regularizer: Regularizer = Regularizer("none", 0.0)
+
+    def conv(self, x, filters: int, kernel: int, *, name: str, stride: int = 1, bias=False, initializer="glorot_uniform"):
+        """A convolution with `kernel // 2` zeros on each side: `(B,H,W,C)` to `(B,ceil(H/stride),ceil(W/stride),filters)`.
+
+        With a stride, "same" would put more zeros at the end than at the beginning on even sizes, which shifts
+        the grid by half a pixel and does not fit the original's weights; hence the padding of its own.
+        """
+        padding = "same"
+        if stride > 1:
+            padding = "valid"
+            if kernel > 1:
+                x = keras_layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
+        return keras_layers.Conv2D(
+            filters,
+            kernel,
+            strides=stride,
+            padding=padding,
+            use_bias=bias,
+            kernel_initializer=initializer,
+            kernel_regularizer=self.kernel_regularizer(),
+            name=name,
+        )(x)
+
+    def batch_norm(self, x, name: str):
+        """Batch normalisation with the original's constants."""
+        return BatchNormalization(momentum=0.99, epsilon=1e-3, name=name)(x)
+
+    def relu(self, x, name: str):
+        return keras_layers.ReLU(name=name)(x)
+
+    def conv_bn(self, x, filters: int, kernel: int, *, name: str, bn: str, stride: int = 1):
+        """Convolution without bias, then BN: the name of each, since every family has its own scheme."""
+        return self.batch_norm(self.conv(x, filters, kernel, stride=stride, name=name), bn)
+
+    def conv_bn_relu(self, x, filters: int, kernel: int, *, name: str, bn: str, relu: str, stride: int = 1):
+        return self.relu(self.conv_bn(x, filters, kernel, stride=stride, name=name, bn=bn), relu)
+
+    def add(self, tensors: list, name: str):
+        return keras_layers.Add(name=name)(tensors)
+
+    def kernel_regularizer(self) -> keras.regularizers.Regularizer | None:
+        """A new Keras regulariser: `weight * sum(|k|)` or `weight * sum(k^2)`."""
+        kinds = {"l1": keras.regularizers.L1, "l2": keras.regularizers.L2}
+        if self.regularizer.kind not in kinds or not self.regularizer.weight:
+            return None
+        return kinds[self.regularizer.kind](self.regularizer.weight)
