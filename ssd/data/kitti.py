@@ -1,0 +1,125 @@
+"""KITTI labels: one text file an image, one object a line, 15 columns (16 with a detector's score)."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssd.data.audit import LabelProblem
+from ssd.data.sample import DONT_CARE, LabelRow, box_fault
+from ssd.errors import DataError
+from ssd.spec.config import class_key
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
+COLUMNS = (
+    *("class", "truncation", "occlusion", "alpha", "left", "top", "right", "bottom"),
+    *("height", "width", "length", "x", "y", "z", "rotation_y", "score"),
+)
+
+
+def read_label(path: str | os.PathLike) -> tuple[list[LabelRow], list[LabelProblem]]:
+    """The objects of one label file, and the lines that are none. An empty file is an image without objects.
+
+    A file that cannot be read gives one problem that loses the image.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return [], [LabelProblem(str(path), None, "missing label", "there is no such label file", "image")]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        return [], [LabelProblem(str(path), None, "unreadable label", f"cannot read the label file: {reason}", "image")]
+    return parse_label(text, str(path))
+
+
+def parse_label(text: str, file: str) -> tuple[list[LabelRow], list[LabelProblem]]:
+    """`read_label` for text that is already here."""
+    rows: list[LabelRow] = []
+    problems: list[LabelProblem] = []
+    # Not splitlines(): it also breaks at form feeds and Unicode separators, which editors do not count as lines.
+    for line, content in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        if not content.strip():
+            continue
+        parsed = _parse_line(content.split(), line)
+        if isinstance(parsed, LabelRow):
+            rows.append(parsed)
+        else:
+            problems.append(LabelProblem(file, line, *parsed))
+    return rows, problems
+
+
+def _parse_line(tokens: list[str], line: int) -> LabelRow | tuple[str, str]:
+    """The row, or the kind of its problem and what is wrong."""
+    numbers: list[float] = []
+    for column, token in enumerate(tokens[1:16], start=2):
+        value = _number(token)
+        if value is None:
+            hint = "; a class name must not contain spaces" if column == 2 else ""
+            if "," in token:
+                hint = "; write decimals with a point"
+            return "bad number", f"column {column} ({COLUMNS[column - 1]}) is '{token}', not a number{hint}"
+        numbers.append(value)
+    if len(tokens) not in (15, 16):
+        return "wrong columns", f"{len(tokens)} columns; a KITTI label has 15, or 16 with a score"
+    box = tuple(numbers[3:7])
+    fault = box_fault(box)
+    if fault and class_key(tokens[0]) != DONT_CARE:
+        return fault, f"box ({', '.join(f'{value:g}' for value in box)}) needs left < right and top < bottom"
+    return LabelRow(
+        name=tokens[0],
+        truncation=numbers[0],
+        occlusion=numbers[1],
+        alpha=numbers[2],
+        box=box,
+        dimensions=tuple(numbers[7:10]),
+        location=tuple(numbers[10:13]),
+        rotation_y=numbers[13],
+        score=numbers[14] if len(numbers) > 14 else None,
+        line=line,
+    )
+
+
+def _number(token: str) -> float | None:
+    # float() also takes "1_000" and "nan", which no label means.
+    if "_" in token:
+        return None
+    try:
+        value = float(token)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def pair_folders(
+    image_dir: str | os.PathLike,
+    label_dir: str | os.PathLike,
+    extensions: Sequence[str] = IMAGE_EXTENSIONS,
+) -> list[tuple[str, str | None]]:
+    """`(image path, label path)` sorted by image name; None where `<stem>.txt` is missing.
+
+    Extensions are compared without case. Raises DataError when a folder cannot be read or has no such image.
+    """
+    wanted = tuple(extension.lower() for extension in extensions)
+    files = _files(image_dir, "image")
+    images = sorted(name for name in files if os.path.splitext(name)[1].lower() in wanted)
+    if not images:
+        found = sorted({os.path.splitext(name)[1] or "(none)" for name in files})
+        raise DataError(
+            f"no {' '.join(wanted)} images here; "
+            + (f"the {len(files)} files have {', '.join(found[:8])}" if files else "the folder is empty"),
+            where=str(image_dir),
+        )
+    labels = {}
+    for name in sorted(_files(label_dir, "label"), reverse=True):
+        stem, extension = os.path.splitext(name)
+        if extension.lower() == ".txt":
+            labels[stem] = os.path.join(label_dir, name)
+    return [(os.path.join(image_dir, name), labels.get(os.path.splitext(name)[0])) for name in images]
+
+
+def _files(folder: str | os.PathLike, what: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"cannot list the {what} folder: {error.strerror}", where=str(folder)) from error
