@@ -1,0 +1,29 @@
+"""The last page of `make demo`: what came out, how long it took, where to look."""
+
+import json
+import sys
+from pathlib import Path
+
+STEPS = ("data", "convert", "train", "evaluate", "inference")
+
+
+def main(folder: Path) -> None:
+    metrics = json.loads((folder / "evaluate" / "metrics.json").read_text())
+    seconds = {step: int((folder / f".{step}").read_text()) for step in STEPS}
+    print("\n--- demo ---")
+    for name, row in metrics["classes"].items():
+        print(f"AP {name:<10} {row['ap']:.3f}")
+    print(f"mAP at IoU {metrics['iou']}  {metrics['mAP']:.3f}")
+    total = sum(seconds.values())
+    print("seconds: " + ", ".join(f"{step} {seconds[step]}" for step in STEPS) + f"; {total} in all")
+    for path in (
+        folder / "train" / "learning_curve.png",
+        folder / "evaluate" / "PR_curve.png",
+        folder / "evaluate" / "worst_images.png",
+        folder / "inference" / "images_annotated",
+    ):
+        print(path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
