@@ -1,0 +1,142 @@
+"""Which anchor learns which ground truth (Liu et al. 2016, section 2.2, "matching strategy").
+
+Every ground truth first gets an anchor of its own, the best pairs first; then anchors that overlap a ground truth
+well enough take it too. All of it runs on the device at fixed shapes. The `(B, M, A)` array of IoUs is never
+stored: it is walked through one ground truth at a time, which costs little memory and stops at the last real one.
+"""
+
+from keras import ops
+
+from ssd.boxes.gather import gather_rows
+from ssd.boxes.iou import iou
+
+BACKGROUND = 0
+NEUTRAL = -1
+
+
+def match(boxes, classes, anchors, pos_iou, neg_iou):
+    """The class and the ground truth of every anchor.
+
+    Args:
+        boxes: `(B, M, 4)` ground truth, corners relative to the image.
+        classes: int `(B, M)` from 1; 0 marks padding.
+        anchors: `(A, 4)` corners.
+        pos_iou: an anchor whose best IoU is at least this learns that ground truth.
+        neg_iou: an anchor whose best IoU is at least this, and not positive, is neutral.
+
+    Returns:
+        labels: int32 `(B, A)`: 0 background, -1 neutral, else the class.
+        matched: int32 `(B, A)`: index of the ground truth in its image; meaningful where the label is positive.
+
+    A ground truth that overlaps no anchor gets none. Ties go to the first ground truth, then to the first anchor.
+    """
+    boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
+    anchors = ops.convert_to_tensor(anchors, dtype="float32")
+    classes = ops.cast(classes, "int32")
+
+    best_iou, matched, candidate_ious, candidates = _overlaps(boxes, classes > 0, anchors)
+    own_anchor = _one_anchor_each(candidate_ious, candidates, anchors.shape[0])
+    owner = _scatter_owners(own_anchor, anchors.shape[0])
+
+    owned = owner >= 0
+    matched = ops.where(owned, owner, matched)
+    positive = ops.logical_or(owned, best_iou >= pos_iou)
+    other = ops.where(best_iou >= neg_iou, NEUTRAL, BACKGROUND)
+    return ops.where(positive, gather_rows(classes, matched), other), matched
+
+
+def _overlaps(boxes, real, anchors):
+    """One walk over the ground truth: the best of each anchor, and the best few anchors of each.
+
+    Returns:
+        best_iou `(B, A)` (-1 without ground truth), best `(B, A)` its index, and for every ground truth its
+        best anchors in falling order: ious `(B, M, k)` (-1 for padding) and indices int32 `(B, M, k)`.
+    """
+    batch, rows, number = ops.shape(boxes)[0], ops.shape(boxes)[1], anchors.shape[0]
+    # Others can take at most M - 1 anchors, so its M best are all that a ground truth can need.
+    width = min(boxes.shape[1], number)
+    last = ops.max(ops.where(real, ops.arange(rows, dtype="int32"), -1))
+
+    def more(row, *_):
+        return row <= last
+
+    def step(row, best_iou, best, ious, indices):
+        box = ops.slice(boxes, (0, row, 0), (batch, 1, 4))
+        is_real = ops.slice(real, (0, row), (batch, 1))
+        overlap = ops.where(is_real, iou(box, anchors)[:, 0, :], -1.0)
+        best = ops.where(overlap > best_iou, row, best)
+        best_iou = ops.maximum(overlap, best_iou)
+        top, index = ops.top_k(overlap, width)
+        ious = ops.slice_update(ious, (0, row, 0), top[:, None, :])
+        indices = ops.slice_update(indices, (0, row, 0), ops.cast(index, "int32")[:, None, :])
+        return row + 1, best_iou, best, ious, indices
+
+    start = (
+        ops.convert_to_tensor(0, dtype="int32"),
+        ops.full((batch, number), -1.0, dtype="float32"),
+        ops.zeros((batch, number), dtype="int32"),
+        ops.full((batch, rows, width), -1.0, dtype="float32"),
+        ops.zeros((batch, rows, width), dtype="int32"),
+    )
+    return ops.while_loop(more, step, start)[1:]
+
+
+def _one_anchor_each(ious, candidates, number):
+    """The bipartite match: repeatedly the best pair of all, both then out of the game.
+
+    Computed for all at once: every ground truth asks for the best anchor that has not refused it, an anchor
+    refuses all but the best of those that ask, and so on until nobody is refused. Since both sides rank a pair
+    by the same number, this ends with the pairs that the greedy choice makes (the best pair of all is never
+    refused; without it the same holds for the next).
+
+    Args:
+        ious, candidates: `(B, M, k)`, falling per ground truth.
+        number: how many anchors there are.
+
+    Returns:
+        int32 `(B, M)`: the anchor of each ground truth, `number` for none.
+    """
+    batch, rows, width = ops.shape(ious)[0], ops.shape(ious)[1], ious.shape[2]
+    order = ops.arange(rows, dtype="int32")
+    earlier = order[None, :] < order[:, None]
+    # A last column for those who have nobody left to ask.
+    ious = ops.pad(ious, ((0, 0), (0, 0), (0, 1)), constant_values=0.0)
+    candidates = ops.pad(candidates, ((0, 0), (0, 0), (0, 1)), constant_values=number)
+    candidates = ops.where(ious > 0, candidates, number)
+
+    def asked(turn):
+        index = ops.reshape(turn, (batch * rows, 1))
+        flat = (batch * rows, width + 1)
+        value = gather_rows(ops.reshape(ious, flat), index)
+        anchor = gather_rows(ops.reshape(candidates, flat), index)
+        return ops.reshape(value, (batch, rows)), ops.reshape(anchor, (batch, rows))
+
+    def refused(turn):
+        value, anchor = asked(turn)
+        same = ops.logical_and(anchor[:, :, None] == anchor[:, None, :], (anchor < number)[:, :, None])
+        mine, theirs = value[:, :, None], value[:, None, :]
+        beaten = ops.logical_or(theirs > mine, ops.logical_and(theirs == mine, earlier))
+        return ops.any(ops.logical_and(same, beaten), axis=2)
+
+    def again(turn, refusals):
+        return ops.any(refusals)
+
+    def step(turn, refusals):
+        turn = turn + ops.cast(refusals, "int32")
+        return turn, refused(turn)
+
+    turn = ops.zeros((batch, rows), dtype="int32")
+    turn, _ = ops.while_loop(again, step, (turn, refused(turn)))
+    return asked(turn)[1]
+
+
+def _scatter_owners(own_anchor, number):
+    """int32 `(B, A)`: which ground truth the bipartite match gave the anchor to, -1 for none."""
+    batch, rows = ops.shape(own_anchor)[0], ops.shape(own_anchor)[1]
+    # One slot more per image takes those without an anchor.
+    first_slot = ops.arange(batch, dtype="int32")[:, None] * (number + 1)
+    slots = ops.reshape(own_anchor + first_slot, (batch * rows, 1))
+    row = ops.broadcast_to(ops.arange(rows, dtype="int32")[None, :], (batch, rows))
+    owners = ops.full((batch * (number + 1),), -1, dtype="int32")
+    owners = ops.scatter_update(owners, slots, ops.reshape(row, (batch * rows,)))
+    return ops.reshape(owners, (batch, number + 1))[:, :number]

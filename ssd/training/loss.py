@@ -1,0 +1,99 @@
+"""The loss of SSD (Liu et al. 2016, section 2.2): cross-entropy with hard negatives, and smooth L1 on offsets."""
+
+from keras import ops
+
+from ssd.boxes.coder import encode, to_centers
+from ssd.boxes.gather import gather_rows
+from ssd.boxes.matcher import match
+from ssd.spec.config import Network
+
+
+def ssd_loss(class_logits, offsets, boxes, classes, anchors, network: Network) -> dict:
+    """Loss of a batch, in float32 whatever the types of the network outputs.
+
+    Anchors that match a ground truth (positives) learn its class and offsets. Of the background anchors only the
+    hardest of the whole batch count: `neg_pos_ratio` times as many as there are positives. The sum is divided by
+    the number of positives. A batch without any positive still teaches background: it takes the
+    `neg_pos_ratio * B` hardest and divides by B, as if every image had one positive. Neutral anchors
+    count nowhere.
+
+    Args:
+        class_logits: `(B, A, 1 + classes)`, background first, before softmax.
+        offsets: `(B, A, 4)`.
+        boxes: `(B, M, 4)` ground truth, corners relative to the image.
+        classes: int `(B, M)` from 1; 0 marks padding.
+        anchors: `(A, 4)` corners.
+        network: thresholds, variances, `neg_pos_ratio` and `alpha`.
+
+    Returns:
+        float32 scalars: `loss` = `classification` + alpha * `localisation`, both parts, and the number of `positives`.
+        Regularisation is not in it: the layers of the model add their own.
+    """
+    class_logits = ops.cast(class_logits, "float32")
+    offsets = ops.cast(offsets, "float32")
+    boxes = ops.cast(boxes, "float32")
+    anchors = ops.convert_to_tensor(anchors, dtype="float32")
+    batch = ops.shape(class_logits)[0]
+
+    labels, matched = match(boxes, classes, anchors, network.pos_iou_thresh, network.neg_iou_thresh)
+    positive = labels > 0
+    positives = ops.sum(ops.cast(positive, "int32"))
+    share = ops.cast(ops.where(positives > 0, positives, batch), "float32")
+
+    cross_entropy = ops.sparse_categorical_crossentropy(ops.maximum(labels, 0), class_logits, from_logits=True)
+    wanted = ops.cast(ops.floor(network.neg_pos_ratio * share), "int32")
+    hard = hardest(cross_entropy, labels == 0, wanted)
+    counted = ops.logical_or(positive, hard)
+    classification = ops.sum(ops.where(counted, cross_entropy, 0.0)) / share
+
+    targets = encode(gather_rows(boxes, matched), to_centers(anchors), network.variances)
+    distance = ops.sum(smooth_l1(offsets - ops.stop_gradient(targets)), axis=-1)
+    localisation = ops.sum(ops.where(positive, distance, 0.0)) / share
+
+    return {
+        "loss": classification + network.alpha * localisation,
+        "classification": classification,
+        "localisation": localisation,
+        "positives": ops.cast(positives, "float32"),
+    }
+
+
+def smooth_l1(difference):
+    """Quadratic up to 1, linear beyond (Girshick 2015, eq. 3), elementwise."""
+    size = ops.abs(difference)
+    return ops.where(size < 1.0, 0.5 * difference * difference, size - 0.5)
+
+
+def hardest(losses, candidates, count):
+    """The `count` candidates of the largest loss in the whole array, the first ones among equals.
+
+    No sort: the smallest loss that is in is found bit by bit, since non-negative floats order as their bits do.
+
+    Args:
+        losses: float32, any shape, not negative.
+        candidates: bool, the same shape.
+        count: int32 scalar; all candidates are taken where there are fewer.
+
+    Returns:
+        bool, the same shape. Carries no gradient.
+    """
+    # abs: -0.0 has the sign bit set.
+    bits = ops.view(ops.abs(ops.stop_gradient(losses)), dtype="int32")
+    bits = ops.reshape(ops.where(candidates, bits, -1), (-1,))
+
+    def at_least(limit):
+        return ops.sum(ops.cast(bits >= limit, "int32"))
+
+    count = ops.minimum(count, at_least(0))
+
+    def add_bit(step, limit):
+        higher = limit + ops.left_shift(ops.ones_like(limit), 30 - step)
+        return ops.where(at_least(higher) >= count, higher, limit)
+
+    limit = ops.fori_loop(0, 31, add_bit, ops.zeros((), dtype="int32"))
+    above = bits > limit
+    equal = bits == limit
+    room = count - ops.sum(ops.cast(above, "int32"))
+    first = ops.cumsum(ops.cast(equal, "int32")) <= room
+    chosen = ops.logical_or(above, ops.logical_and(equal, first))
+    return ops.reshape(chosen, ops.shape(losses))
