@@ -56,7 +56,9 @@ def _none_right(results: list[ImageResult], matches: Matches, report: Report) ->
             f"{other_class} of {total} objects are found under a wrong class: the model's class order differs from "
             "this spec's target_class_mapping (classes are numbered in alphabetical order)"
         )
-    causes.append(f"the model has hardly been trained: the objects' best detections overlap them by {best:.2f} (median)")
+    causes.append(
+        f"the model has hardly been trained: the objects' best detections overlap them by {best:.2f} (median)"
+    )
     causes += [
         "scales, aspect_ratios, steps or variances of the spec differ from those of training",
         "the boxes of the labels are not in pixels of these images (resized copies?)",

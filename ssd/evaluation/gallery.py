@@ -103,7 +103,11 @@ def _cell(
         text = f"{names[result.classes[row] - 1]} {result.scores[row]:.2f}"
         labels.append(text if color == FALSE else "")
     drawn = visualize.draw(
-        picture.resize(size, Image.Resampling.LANCZOS), np.array(boxes).reshape(-1, 4), labels, colors=colors, least_side=0
+        picture.resize(size, Image.Resampling.LANCZOS),
+        np.array(boxes).reshape(-1, 4),
+        labels,
+        colors=colors,
+        least_side=0,
     )
     cell = Image.new("RGB", (CELL[0], CELL[1] + CAPTION), (32, 32, 32))
     cell.paste(drawn, ((CELL[0] - size[0]) // 2, CAPTION))

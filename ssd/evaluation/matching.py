@@ -1,4 +1,4 @@
-"""Which detection found which object, by the rules of the PASCAL VOC development kit (Everingham et al. 2010, section 4).
+"""Which detection found which object, by the rules of the PASCAL VOC development kit (Everingham et al., 2010).
 
 A detection looks only at the object of its class that it overlaps most. Below the IoU threshold it is false. Where that
 object is difficult, the detection does not count. Where a detection with a higher score has that object already, it is
@@ -77,7 +77,7 @@ def match_voc(results: list[ImageResult], iou: float) -> Matches:
 
 
 def iou_table(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU of every box of `first` (D, 4) with every box of `second` (T, 4): float64 (D, T), 0 for boxes without area."""
+    """IoU of each box of `first` (D, 4) with each of `second` (T, 4), float64 (D, T); 0 for boxes without area."""
     a = np.asarray(first, np.float64).reshape(-1, 1, 4)
     b = np.asarray(second, np.float64).reshape(1, -1, 4)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])

@@ -1,4 +1,4 @@
-"""What one image gave: its detections beside its ground truth. Everything in `evaluation` starts from a list of these."""
+"""What one image gave: its detections beside its ground truth. All of `evaluation` starts from a list of these."""
 
 from dataclasses import dataclass
 

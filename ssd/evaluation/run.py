@@ -25,7 +25,9 @@ def evaluate_loader(predict: Callable, loader, *, label: str) -> list[ImageResul
     return results
 
 
-def batch_results(detections, truth: dict[str, np.ndarray], names: Callable[[list[int]], list[str]]) -> list[ImageResult]:
+def batch_results(
+    detections, truth: dict[str, np.ndarray], names: Callable[[list[int]], list[str]]
+) -> list[ImageResult]:
     """The rows of one batch, padding taken off."""
     boxes, scores, classes, valid = (
         np.asarray(part) for part in (detections.boxes, detections.scores, detections.classes, detections.valid)
