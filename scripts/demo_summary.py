@@ -12,8 +12,8 @@ def main(folder: Path) -> None:
     seconds = {step: int((folder / f".{step}").read_text()) for step in STEPS}
     print("\n--- demo ---")
     for name, row in metrics["classes"].items():
-        print(f"AP {name:<10} {row['ap']:.3f}")
-    print(f"mAP at IoU {metrics['iou']}  {metrics['mAP']:.3f}")
+        print(f"AP {name:<10} {row['AP']:.3f}")
+    print(f"mAP at IoU {metrics['matching_iou_threshold']}  {metrics['mAP']:.3f}")
     total = sum(seconds.values())
     print("seconds: " + ", ".join(f"{step} {seconds[step]}" for step in STEPS) + f"; {total} in all")
     for path in (
