@@ -1,0 +1,152 @@
+"""One epoch: its steps, then validation, the decision to stop, the checkpoint."""
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssd.console import progress as progress_bar
+from ssd.console import say
+from ssd.errors import RunError
+from ssd.training import early_stopping
+from ssd.training.run import Run
+from ssd.training.state import Progress
+from ssd.training.step import TrainingModel, regularisation
+from ssd.training.validation import Validation
+
+LOOK_EVERY = 1.0  # seconds between looks at the losses; each waits for the device
+
+
+def train_epoch(run: Run, progress: Progress) -> dict:
+    """The steps of the next epoch, from `progress.position` on; returns the training part of its row."""
+    training, loader, config = run.training, run.loader, run.spec.training
+    if progress.position == 0:
+        training.start_epoch()
+        progress.seconds = 0.0
+    before, began = progress.seconds, time.perf_counter()
+    looked, waited, seen = began, 0.0, 0
+    counter = int(ops.convert_to_numpy(training.counter))
+    recent: dict[int, np.ndarray] = {}  # image indices by step, since the last look
+    batches = _batches(loader, progress)
+    with progress_bar(total=loader.samples, label=f"epoch {progress.epoch + 1}/{config.num_epochs}") as bar:
+        bar.update(min(progress.position * config.batch_size, loader.samples))
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            images, truth = batch
+            if progress.position == 0 and run.board.wants_images():
+                run.board.images(progress.epoch + 1, images, truth, run.spec.classes, run.spec.augmentation)
+            recent[counter] = np.asarray(truth["index"])
+            training.train_on_batch(images, {"boxes": truth["boxes"], "classes": truth["classes"]})
+            seen += len(recent[counter])
+            bar.update(len(recent[counter]))
+            counter += 1
+            progress.position += 1
+            progress.seconds = before + time.perf_counter() - began
+            if run.interrupt.requested or time.perf_counter() - looked > LOOK_EVERY:
+                losses = check_losses(run, progress, recent)
+                bar.set_postfix_str(f"loss {losses['loss']:.3f}", refresh=False)
+                run.board.scalars(counter, {"loss": losses["loss"], "lr": _rate(run)})
+                looked = time.perf_counter()
+            run.interrupt.check()
+    totals = check_losses(run, progress, recent)
+    spent = max(time.perf_counter() - began, 1e-9)
+    return {
+        "epoch": progress.epoch + 1,
+        "loss": totals["loss"],
+        "classification_loss": totals["classification"],
+        "localisation_loss": totals["localisation"],
+        "regularisation_loss": totals["regularisation"],
+        "lr": _rate(run),
+        "images_per_second": seen / spent,
+        "data_wait": waited / spent,
+        "seconds": progress.seconds,
+    }
+
+
+def _batches(loader, progress: Progress) -> Iterator:
+    """What is left of the epoch, as the backend takes it."""
+    if progress.position >= loader.steps:  # the run was interrupted while it validated
+        return
+    for images, truth in islice(iter(loader.epoch(progress.epoch)), progress.position, None):
+        if keras.backend.backend() != "tensorflow":
+            images, truth = np.asarray(images), {name: np.asarray(value) for name, value in truth.items()}
+        yield images, truth
+
+
+def check_losses(run: Run, progress: Progress, recent: dict[int, np.ndarray]) -> dict[str, float]:
+    """The mean losses of the epoch so far; empties `recent`.
+
+    Raises:
+        RunError: a step had a loss that is not finite.
+    """
+    bad = run.training.first_bad_step()
+    if bad is not None:
+        batch = progress.position - (max(recent) - bad)
+        names = ", ".join(run.loader.names(recent[bad].tolist()))
+        last = run.checkpoints.last
+        state = (
+            f"the last good state is kept: {last}" if progress.history else "no epoch was finished, nothing is saved"
+        )
+        raise RunError(
+            f"the loss is not a finite number at step {bad}, batch {batch} of epoch {progress.epoch + 1}, "
+            f"learning rate {run.schedule.at(bad):.2e}; images of the batch: {names}",
+            hint="usual causes: a learning rate that is too high (lower max_learning_rate, lengthen soft_start), "
+            f"or damaged images or boxes among these\n    {state}",
+        )
+    recent.clear()
+    return run.training.totals()
+
+
+def conclude_epoch(run: Run, progress: Progress, row: dict) -> dict:
+    """Validates when due, decides on stopping, saves; returns the whole row."""
+    config, number = run.spec.training, progress.epoch + 1
+    rule, memory, stop = config.early_stopping, progress.stopping, False
+    if rule is not None and rule.monitor == "loss":
+        memory, stop = early_stopping.look(rule, memory, number, row["loss"])
+    final = stop or number >= config.num_epochs
+    validated: dict = {}
+    if run.validator is not None and (final or number % run.spec.evaluation.validation_period == 0):
+        found = run.validator.run(_penalty(run.training), run.interrupt.check)
+        validated = _validation_row(found)
+        if rule is not None and rule.monitor == "validation_loss":
+            memory, stop = early_stopping.look(rule, memory, number, found.loss)
+            final = final or stop
+    if stop and number < config.num_epochs:
+        say(f"early stopping: {rule.monitor} has not fallen by {rule.min_delta:g} since epoch {memory['epoch']}")
+    # Nothing of `progress` changes before this point: an interrupt during validation leaves a state to go on from.
+    mean = validated.get("mAP")
+    best = mean is not None and (progress.best_map is None or mean > progress.best_map)
+    if best:
+        progress.best_map, progress.best_epoch = mean, number
+    progress.stopping, progress.stopped_early = memory, stop
+    progress.epoch, progress.position = number, 0
+    progress.history.append({**row, **validated})
+    if run.board.wants_histograms():
+        run.board.histograms(number, run.training.evaluated)
+    keep = final or number % max(config.checkpoint_interval, 1) == 0
+    run.save(progress, keep=keep, best=best)
+    return progress.history[-1]
+
+
+def _validation_row(found: Validation) -> dict:
+    return {
+        "mAP": found.mean,
+        "validation_loss": found.loss,
+        **{f"AP_{name}": value for name, value in found.per_class.items()},
+    }
+
+
+def _penalty(training: TrainingModel) -> float:
+    return float(ops.convert_to_numpy(regularisation(training.detector)))
+
+
+def _rate(run: Run) -> float:
+    """The learning rate of the next step."""
+    return run.schedule.at(int(ops.convert_to_numpy(run.training.optimizer.iterations)))

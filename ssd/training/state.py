@@ -1,0 +1,92 @@
+"""The state of a run: what a checkpoint holds beside the network, so that a resumed run goes on as if never stopped."""
+
+from dataclasses import asdict, dataclass, field
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssd.errors import ModelError
+from ssd.training.step import TrainingModel
+
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a run is. JSON values only.
+
+    A checkpoint taken at the end of an epoch has position 0. One taken by an interrupt has the batches of the
+    next epoch that were trained; since the data order is a function of (seed, epoch), resuming skips just those.
+    """
+
+    epoch: int = 0  # whole epochs: trained, validated, recorded
+    position: int = 0
+    steps: int = 0  # batches of an epoch
+    seconds: float = 0.0  # spent in the part of the epoch that `position` counts
+    best_map: float | None = None
+    best_epoch: int | None = None
+    stopping: dict = field(default_factory=dict)  # of early_stopping.look
+    stopped_early: bool = False
+    history: list[dict] = field(default_factory=list)  # one row per epoch, as in the CSV
+
+    def to_json(self, seed: int) -> dict:
+        return {"format": FORMAT, "random_seed": seed, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, state: dict) -> "Progress":
+        """Raises ModelError where `state` is not that of a training run of this format."""
+        names = cls.__dataclass_fields__.keys()
+        if state.get("format") != FORMAT or not names <= state.keys():
+            raise ModelError("no training state inside: it cannot be resumed, only used as initial weights")
+        return cls(**{name: state[name] for name in names})
+
+
+def capture(training: TrainingModel) -> dict[str, np.ndarray]:
+    """All numbers of a run that the saved network does not hold."""
+    arrays = _numbered("optimizer", training.optimizer.variables)
+    arrays |= {"counter": _value(training.counter), "sums": _value(training.sums)}
+    if training.average is not None:  # then the saved network is the average
+        arrays |= _numbered("weights", training.detector.weights)
+    return arrays
+
+
+def restore(training: TrainingModel, saved: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """Puts back what `capture` took and `saved`, the network of the checkpoint.
+
+    Raises:
+        ModelError: the checkpoint is of another network or optimizer.
+    """
+    _assign(training.evaluated.weights, saved.get_weights(), "network")
+    if training.average is not None:
+        averaged_before = any(name.startswith("weights.") for name in arrays)
+        raw = _numbers("weights", arrays) if averaged_before else saved.get_weights()
+        _assign(training.detector.weights, raw, "network")
+    elif any(name.startswith("weights.") for name in arrays):
+        # model_ema was switched off: training goes on from the weights it was training.
+        _assign(training.detector.weights, _numbers("weights", arrays), "network")
+    _assign(training.optimizer.variables, _numbers("optimizer", arrays), "optimizer")
+    training.counter.assign(arrays["counter"])
+    training.sums.assign(arrays["sums"])
+
+
+def _numbered(prefix: str, variables) -> dict[str, np.ndarray]:
+    return {f"{prefix}.{index:04d}": _value(variable) for index, variable in enumerate(variables)}
+
+
+def _numbers(prefix: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [arrays[name] for name in sorted(arrays) if name.startswith(f"{prefix}.")]
+
+
+def _assign(variables, values: list[np.ndarray], what: str) -> None:
+    if [tuple(v.shape) for v in variables] != [tuple(v.shape) for v in values]:
+        raise ModelError(
+            f"the checkpoint's {what} is not the one of the spec",
+            hint="resume with the spec that the run began with, or start a new run with -m for its weights",
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _value(variable) -> np.ndarray:
+    return np.array(ops.convert_to_numpy(variable))

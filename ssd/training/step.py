@@ -1,0 +1,109 @@
+"""What one training step computes, on any Keras backend: forward, loss, update, and the averages kept beside them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from ssd.spec.config import Network
+from ssd.training.loss import ssd_loss
+
+# An average over the last tenth of the steps so far suits runs of any length; the cap is reached at step 45,000.
+EMA_LONGEST = 0.9998
+EMA_RAMP = 10.0
+
+# Order of `totals`.
+PARTS = ("loss", "classification", "localisation", "regularisation")
+
+
+class TrainingModel(keras.Model):
+    """The detector with its loss, for `train_on_batch(images, truth)`.
+
+    Everything a step counts is a non-trainable weight, so that a step returns nothing and the device need not be
+    waited for; `totals` and `first_bad_step` are read when the caller wants them.
+
+    Args:
+        detector: as made by `build_detector`.
+        anchors: `(A, 4)` corners, relative.
+        network: for the loss.
+        average: a second detector of the same shape that follows the weights and the batch statistics of the first
+            as an exponential moving average; None for no average.
+    """
+
+    def __init__(
+        self, detector: keras.Model, anchors: np.ndarray, network: Network, average: keras.Model | None = None
+    ):
+        super().__init__(name="training", dtype="float32")  # images reach the detector unrounded
+        self.detector = detector
+        self.average = average
+        self.network = network
+        self.anchors = anchors
+        if average is not None:
+            average.set_weights(detector.get_weights())
+            average.trainable = False
+        self.counter = self._counter("counter", (), "int32", "zeros")
+        self.sums = self._counter("sums", (1 + len(PARTS),), "float32", "zeros")
+        self.bad_step = self._counter("bad_step", (), "int32", keras.initializers.Constant(-1))
+
+    def _counter(self, name: str, shape: tuple, dtype: str, initializer):
+        return self.add_weight(name=name, shape=shape, dtype=dtype, initializer=initializer, trainable=False)
+
+    @property
+    def evaluated(self) -> keras.Model:
+        """The network that is validated and saved: the average where one is kept."""
+        return self.detector if self.average is None else self.average
+
+    def call(self, images, training=False):
+        return self.detector(images, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        parts = ssd_loss(
+            y_pred["class_logits"], y_pred["offsets"], y["boxes"], y["classes"], self.anchors, self.network
+        )
+        penalty = regularisation(self.detector)
+        total = parts["loss"] + penalty
+        self._count(ops.shape(x)[0], total, parts["classification"], parts["localisation"], penalty)
+        if self.average is not None:
+            self._follow()
+        return total
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {}  # a value returned here would make every step wait for the device
+
+    def _count(self, images, *losses) -> None:
+        total = losses[0]
+        counter, bad = ops.convert_to_tensor(self.counter), ops.convert_to_tensor(self.bad_step)
+        first = ops.logical_and(bad < 0, ops.logical_not(ops.isfinite(total)))
+        self.bad_step.assign(ops.where(first, counter, bad))
+        weight = ops.cast(images, "float32")
+        values = [ops.ones_like(total), *losses]
+        self.sums.assign(self.sums + weight * ops.stop_gradient(ops.stack(values)))
+        self.counter.assign(counter + 1)
+
+    def _follow(self) -> None:
+        # One step behind the update, since the loss comes before it.
+        for mean, weight in zip(self.average.weights, self.detector.weights, strict=True):
+            value = ops.stop_gradient(ops.convert_to_tensor(weight))
+            mean.assign(mean + (1.0 - self._decay()) * (value - mean))
+
+    def _decay(self):
+        step = ops.cast(self.counter, "float32")
+        return ops.minimum(EMA_LONGEST, step / (EMA_RAMP + step))
+
+    def totals(self) -> dict[str, float]:
+        """Means over the images since `start_epoch`, and their number under "images"."""
+        images, *sums = ops.convert_to_numpy(self.sums).tolist()
+        return {"images": images, **{part: value / max(images, 1.0) for part, value in zip(PARTS, sums, strict=True)}}
+
+    def first_bad_step(self) -> int | None:
+        """The value of `counter` at the first loss that was not finite."""
+        step = int(ops.convert_to_numpy(self.bad_step))
+        return None if step < 0 else step
+
+    def start_epoch(self) -> None:
+        self.sums.assign(np.zeros(self.sums.shape, "float32"))
+
+
+def regularisation(model: keras.Model):
+    """The penalty on the kernels that are trained, float32 scalar."""
+    penalties = [ops.cast(w.regularizer(w), "float32") for w in model.trainable_weights if w.regularizer is not None]
+    return sum(penalties) if penalties else ops.zeros((), "float32")

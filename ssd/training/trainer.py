@@ -1,0 +1,167 @@
+"""The training program, top to bottom: find the start, build, train epoch after epoch, report."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from ssd.console import say, warn
+from ssd.data.pipeline import evaluation_loader, training_loader
+from ssd.errors import RunError
+from ssd.files import results_folder, write_text
+from ssd.models.detector import summary
+from ssd.spec.config import Experiment
+from ssd.status import StatusLog
+from ssd.training import distribution, history
+from ssd.training.checkpoints import Checkpoints, run_name
+from ssd.training.epoch import conclude_epoch, train_epoch
+from ssd.training.interrupt import Interrupt, Stopped
+from ssd.training.run import Run, begin, build
+from ssd.training.start import find_start
+from ssd.training.state import Progress
+from ssd.training.tensorboard import Board
+from ssd.training.validation import Validator
+
+DRAW_EVERY = 5.0  # seconds between pictures of the curves, for epochs shorter than the drawing
+OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OOM when", "out of memory")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line adds to a spec."""
+
+    resume: bool = False
+    weights: str | None = None
+    initial_epoch: int = 1
+    use_amp: bool = False
+    deterministic: bool = False
+    gpu_index: list[int] | None = None
+
+
+def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
+    """Trains what `spec` says and returns the folder of the results.
+
+    Raises:
+        InputError and its kinds: the spec, the data or a file cannot be used; nothing was written.
+        RunError: the loss is not finite, the disk is full, memory is short; the last whole checkpoint is kept.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; `Stopped`, its kind, where the state was saved.
+    """
+    distribution.hide_other_gpus(request.gpu_index)
+    device = distribution.choose_device(request.gpu_index)
+    folder = Path(results_dir).expanduser()
+    checkpoints = Checkpoints.of(folder, spec.network)
+    start = find_start(
+        spec, checkpoints, resume=request.resume, weights=request.weights, initial_epoch=request.initial_epoch
+    )
+    start.progress.stopped_early &= spec.training.early_stopping is not None
+    if reason := finished(spec, start.progress):
+        say(f"nothing to resume: {reason}")
+        return folder
+
+    precision = distribution.set_precision(request.use_amp, device)
+    distribution.seed(spec.random_seed, request.deterministic)
+    loader = training_loader(spec, batch_size=spec.training.batch_size, deterministic=request.deterministic)
+    validation = evaluation_loader(spec, batch_size=spec.evaluation.batch_size) if spec.dataset.validation else None
+    training, schedule = build(spec, loader.steps)
+    begin(training, start, loader.steps)
+    validator = Validator(training.evaluated, training.anchors, spec, validation) if validation else None
+
+    status = StatusLog(results_folder(folder))
+    checkpoints.sweep()
+    write_text(folder / "resolved_spec.txt", spec.text)
+    board = Board(folder / "events", spec.training.visualizer)
+    with Interrupt() as interrupt:
+        run = Run(spec, folder, training, schedule, loader, validator, checkpoints, status, board, interrupt)
+        banner(run, device, precision)
+        try:
+            epochs(run, start.progress)
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Stopped):
+                save_interrupted(run, start.progress)
+            status.write("FAILURE", "Training was interrupted")
+            raise
+        except Exception as error:
+            status.write("FAILURE", str(error))
+            raise _explained(error, run) from error
+        finally:
+            board.close()
+    status.write("SUCCESS", "Training finished successfully.")
+    return folder
+
+
+def epochs(run: Run, progress: Progress) -> Progress:
+    """Trains until the last epoch or an early stop."""
+    config = run.spec.training
+    names = history.columns(run.spec.classes, run.validator is not None)
+    drawn = 0.0
+    seconds = []  # per epoch of this process
+    if progress.history:
+        history.write_csv(run.csv, progress.history, names)
+    run.status.write("STARTED", "Starting Training Loop.")
+    while not finished(run.spec, progress):
+        began = time.perf_counter()
+        row = conclude_epoch(run, progress, train_epoch(run, progress))
+        seconds.append(time.perf_counter() - began)
+        # The first epoch of a process compiles; it counts for the estimate only while there is no other.
+        usual = seconds[1:] or seconds
+        eta = sum(usual) / len(usual) * (config.num_epochs - progress.epoch)
+        say(history.line(row, config.num_epochs, eta))
+        history.write_csv(run.csv, progress.history, names)
+        history.report_status(run.status, row, config.num_epochs, eta)
+        run.board.epoch(row)
+        if finished(run.spec, progress) or time.monotonic() - drawn > DRAW_EVERY:
+            history.draw_curves(run.curves, progress.history, run_name(run.spec.network))
+            drawn = time.monotonic()
+    run.status.write("RUNNING", "Training loop complete.")
+    return progress
+
+
+def save_interrupted(run: Run, progress: Progress) -> None:
+    """Keeps the steps of an unfinished epoch: `Stopped` comes between two steps, or during validation."""
+    if progress.position:
+        run.save(progress, keep=False, best=False)
+    if progress.position or progress.history:
+        where = f"after batch {progress.position} of epoch {progress.epoch + 1}" if progress.position else ""
+        warn(f"saved {where} in {run.checkpoints.last}; go on with --resume")
+
+
+def finished(spec: Experiment, progress: Progress) -> str | None:
+    """Why there is nothing left to train, or None."""
+    if progress.epoch >= spec.training.num_epochs:
+        return f"all {spec.training.num_epochs} epochs are trained; raise num_epochs to go on"
+    if progress.stopped_early:
+        return (
+            f"early stopping ended the run after epoch {progress.epoch}; take early_stopping out of the spec to go on"
+        )
+    return None
+
+
+def banner(run: Run, device: distribution.Device, precision: str) -> None:
+    """What is trained, on what, with how much."""
+    spec, about = run.spec, summary(run.training.detector)
+    height, width, channels = about.input_shape
+    say(
+        f"{run_name(spec.network)}: input {width}x{height}x{channels}, {len(spec.classes)} classes, "
+        f"{about.anchors} anchors, {about.parameters / 1e6:.1f} M parameters"
+    )
+    say(f"device: {device.name}; {precision}; Keras {keras.__version__} on {keras.backend.backend()}")
+    say(
+        f"{run.loader.samples} training images in {run.loader.steps} batches of {spec.training.batch_size}; "
+        f"{run.validator.loader.samples if run.validator else 'no'} validation images; "
+        f"{spec.training.num_epochs} epochs"
+    )
+
+
+def _explained(error: Exception, run: Run) -> Exception:
+    """A shortage of memory in words; any other error as it is."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
+        batch = run.spec.training.batch_size
+        return RunError(
+            f"out of memory with batches of {batch} images of {run.spec.augmentation.width}x"
+            f"{run.spec.augmentation.height}",
+            hint=f"lower training_config.batch_size_per_gpu (to {max(batch // 2, 1)}), or eval_config.batch_size if it "
+            "happened in validation; then go on with --resume",
+        )
+    return error
