@@ -1,11 +1,13 @@
 """Draws boxes with labels so that they can be read in a picture of any size."""
 
 import colorsys
+import contextlib
+import io
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -60,6 +62,20 @@ def draw(
     ]
     _tags(canvas, picture.size, shown, texts, colors)
     return picture
+
+
+def upright(content: bytes) -> Image.Image:
+    """The image in a file's bytes as RGB, a photograph turned as its EXIF data ask: as `ssd.data.images` decodes it.
+
+    Raises:
+        OSError: it does not decode.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        if image.format in ("JPEG", "MPO"):
+            # Damaged EXIF data are no reason to refuse the picture, and Pillow raises every kind over them.
+            with contextlib.suppress(Exception):
+                return as_rgb(ImageOps.exif_transpose(image))
+        return as_rgb(image)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

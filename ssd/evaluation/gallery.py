@@ -1,11 +1,10 @@
 """The images a detector did worst on, side by side: what it found, missed and made up."""
 
-import io
 import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from ssd import visualize
 from ssd.evaluation.average_precision import Report
@@ -47,7 +46,7 @@ def worst_images(
         return []
     cells = []
     for at in worst:
-        picture = _picture(image_bytes(results[at].index))
+        picture = visualize.upright(image_bytes(results[at].index))
         caption = f"{os.path.basename(results[at].name)}: {missed[at]} missed, {false[at]} false"
         cells.append(_cell(picture, results[at], at, matches, kept, report, caption))
     with whole_file(path) as temporary:
@@ -135,7 +134,3 @@ def _legend(canvas: ImageDraw.ImageDraw, width: int) -> None:
     for text, color in LEGEND:
         visualize.tag(canvas, (left, 5), text, color, letters)
         left += visualize.tag_extent(text, letters)[0] + (10 if width > 700 else 3)
-
-
-def _picture(content: bytes) -> Image.Image:
-    return visualize.as_rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))

@@ -6,10 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ssd import visualize
-from ssd.data.images import decode
+from ssd.console import warn
 from ssd.evaluation.results import to_pixels
 from ssd.files import whole_file, write_text
 from ssd.inference.images import Outputs
@@ -82,8 +81,12 @@ class Writer:
     def _write(self, index: int, boxes: np.ndarray, names: list[str], scores: list[float], colors: list) -> None:
         lines = [label_line(name, box, score) + "\n" for name, box, score in zip(names, boxes, scores, strict=True)]
         write_text(self._outputs[index].label, "".join(lines))
-        # Decoded as for the network, so that the boxes lie where it saw them.
-        image = Image.fromarray(np.asarray(decode(self._paths[index].read_bytes())))
+        try:
+            image = visualize.upright(self._paths[index].read_bytes())
+        except OSError as error:
+            # TensorFlow's decoder forgives some damage that Pillow does not.
+            warn(f"{self._paths[index]}: no annotated picture, only a label: {error}")
+            return
         picture = visualize.draw(image, boxes, names, scores, colors=colors)
         with whole_file(self._outputs[index].picture) as temporary:
             picture.save(temporary, quality=92)
