@@ -1,0 +1,156 @@
+"""From image bytes to the network's input, in TensorFlow ops: decoding, the one resize, colour, mean.
+
+Training, evaluation and inference share these functions, so they see the same pixels: the same JPEG decoder settings
+(bit for bit what Pillow decodes), bilinear resize with half-pixel centres and without antialiasing, BGR minus mean.
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from ssd.data.image_header import BadImage, read_header
+from ssd.spec.config import Augmentation
+
+# Weights of R, G, B in the one channel of a gray network, and in the luma that colour jitter keeps (ITU-R BT.601).
+LUMA = (0.299, 0.587, 0.114)
+# libjpeg's accurate integer transform costs 3 % of the decoding time and gives the pixels everybody else's decoder gives.
+_DCT = "INTEGER_ACCURATE"
+
+
+def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
+    """Height and width, px, after EXIF orientation, from the header alone.
+
+    Raises:
+        BadImage: it is no image that can be read; OSError: there is no such file.
+    """
+    if not isinstance(source, bytes):
+        with open(source, "rb") as file:
+            source = file.read()
+    header = read_header(source)
+    return header.height, header.width
+
+
+def decode(contents: tf.Tensor, orientation: tf.Tensor | None = None) -> tf.Tensor:
+    """Image file bytes -> upright RGB uint8 `(h, w, 3)`.
+
+    JPEG (gray, CMYK too) and PNG (8 and 16 bit, gray, palette, alpha dropped) decode in TensorFlow, everything else
+    (BMP, the first frame of a GIF) through Pillow. Of 16 bits the upper 8 remain.
+
+    Args:
+        contents: string scalar.
+        orientation: EXIF orientation, int32 scalar; None: read from the bytes.
+
+    Raises:
+        tf.errors.OpError: when run on bytes that do not decode.
+    """
+    if orientation is None:
+        orientation = tf.numpy_function(_orientation, [contents], tf.int32, stateful=False)
+        orientation.set_shape(())
+    image = tf.cond(
+        _is_jpeg(contents),
+        lambda: tf.io.decode_jpeg(contents, channels=3, dct_method=_DCT),
+        lambda: tf.cond(
+            tf.strings.substr(contents, 0, 4) == b"\x89PNG",
+            lambda: tf.io.decode_png(contents, channels=3),
+            lambda: _decode_with_pillow(contents),
+        ),
+    )
+    image = tf.cond(orientation > 1, lambda: _upright(image, orientation), lambda: image)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def decode_window(contents: tf.Tensor, orientation: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Part of the upright image: RGB uint8 `(window height, window width, 3)`.
+
+    Of an upright JPEG only the blocks of that part are decoded: a crop costs less than the whole picture.
+
+    Args:
+        window: int32 `(4,)` y, x, height, width, px of the upright image; inside it.
+    """
+
+    def of_whole():
+        return tf.slice(decode(contents, orientation), [window[0], window[1], 0], [window[2], window[3], 3])
+
+    return tf.cond(
+        _is_jpeg(contents) & (orientation == 1),
+        lambda: tf.io.decode_and_crop_jpeg(contents, window, channels=3, dct_method=_DCT),
+        of_whole,
+    )
+
+
+def resize(rgb: tf.Tensor, size) -> tf.Tensor:
+    """uint8 `(h, w, 3)` -> float32 `(*size, 3)`: bilinear, half-pixel centres, no antialiasing."""
+    return tf.raw_ops.ResizeBilinear(images=rgb[tf.newaxis], size=size, half_pixel_centers=True)[0]
+
+
+def normalise(rgb: tf.Tensor, augmentation: Augmentation, colour: tuple[tf.Tensor, tf.Tensor] | None = None):
+    """float32 RGB `(h, w, 3)`, 0..255 -> float32 `(h, w, C)`: BGR, or gray, minus mean.
+
+    Args:
+        colour: `(3, 3)` matrix and `()` offset of colour jitter: `pixel @ matrix + offset`, clipped to 0..255.
+
+    Channel order, colour and mean are one matrix product: the fewer passes over the picture, the faster.
+    """
+    height, width = tf.shape(rgb)[0], tf.shape(rgb)[1]
+    pixels = tf.reshape(rgb, (-1, 3))
+    mean = tf.constant(augmentation.mean, tf.float32)
+    if augmentation.channels == 1:
+        if colour is not None:
+            pixels = tf.clip_by_value(pixels @ colour[0] + colour[1], 0.0, 255.0)
+        return tf.reshape(pixels @ tf.constant(LUMA, shape=(3, 1)) - mean, (height, width, 1))
+    swap = tf.constant(np.eye(3, dtype=np.float32)[:, ::-1])
+    matrix, offset = (swap, -mean) if colour is None else (colour[0] @ swap, colour[1] - mean)
+
+    def per_row(values):
+        # Three values repeated to a whole row: broadcasting along the innermost 3 is several times slower.
+        return tf.tile(values, [width])
+
+    rows = tf.reshape(pixels @ matrix, (height, 3 * width)) + per_row(offset)
+    if colour is not None:
+        rows = tf.minimum(tf.maximum(rows, per_row(-mean)), per_row(255.0 - mean))
+    return tf.reshape(rows, (height, width, 3))
+
+
+def network_input(rgb: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """uint8 RGB `(h, w, 3)` -> what the network takes, float32 `(H, W, C)`: evaluation, inference, calibration."""
+    resized = resize(rgb, (augmentation.height, augmentation.width))
+    image = normalise(resized, augmentation)
+    return tf.ensure_shape(image, (augmentation.height, augmentation.width, augmentation.channels))
+
+
+def _is_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(contents, 0, 3) == b"\xff\xd8\xff"
+
+
+def _orientation(contents: bytes) -> np.int32:
+    try:
+        return np.int32(read_header(contents).orientation)
+    except BadImage:
+        return np.int32(1)  # the decoder says what is wrong
+
+
+def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """EXIF orientations 2..8 undone: a transposition and two mirrorings."""
+
+    def any_of(*values):
+        return tf.reduce_any(orientation == tf.constant(values))
+
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    image = tf.cond(any_of(2, 3, 6, 7), lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(any_of(3, 4, 7, 8), lambda: tf.reverse(image, [0]), lambda: image)
+
+
+def _decode_with_pillow(contents: tf.Tensor) -> tf.Tensor:
+    image = tf.numpy_function(_pillow_pixels, [contents], tf.uint8, stateful=False)
+    image.set_shape((None, None, 3))
+    return image
+
+
+def _pillow_pixels(contents: bytes) -> np.ndarray:
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(contents)) as image:
+        return np.array(image.convert("RGB"))
