@@ -17,6 +17,7 @@ class _Stream(logging.StreamHandler):
 
     def __init__(self):
         logging.Handler.__init__(self)
+        self.stream = None  # until the first line; flush() at exit looks at it
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stdout if record.levelno <= logging.INFO else sys.stderr
