@@ -87,7 +87,7 @@ def _jpeg_has_end(data: bytes) -> bool:
             position += 1
             continue
         if marker == 0xDA:  # start of scan: in its data 0xFF is always followed by 0 or a restart marker
-            return data.find(b"\xff\xd9", position) >= 0
+            return data.rfind(b"\xff\xd9", position) >= 0
         position += (
             2 if 0xD0 <= marker <= 0xD8 or marker == 0x01 else 2 + int.from_bytes(data[position + 2 : position + 4])
         )
