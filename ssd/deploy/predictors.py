@@ -111,7 +111,7 @@ def _combine(given: Experiment, stored: Experiment, path: str) -> Experiment:
     size, own_size = _input_shape(given), _input_shape(stored)
     if size != own_size:
         raise ModelError(
-            f"the model takes images of {_shape_text(own_size)}, the spec's augmentation_config makes {_shape_text(size)}",
+            f"the model takes images of {_shape_text(own_size)}, the spec makes {_shape_text(size)}",
             where=path,
             hint="leave the spec away to use the one inside the model",
         )
@@ -137,7 +137,7 @@ def _combine(given: Experiment, stored: Experiment, path: str) -> Experiment:
         if getattr(mine, field) != getattr(theirs, field)
     ]
     if ignored:
-        console.warn(f"the model was trained with other values of {', '.join(ignored)} than the spec has: the model's count")
+        console.warn(f"the spec differs from the model's own in {', '.join(ignored)}: the model's values are used")
     return dataclasses.replace(given, network=stored.network, augmentation=stored.augmentation)
 
 

@@ -41,4 +41,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 def _fusable(inputs) -> bool:
-    return len(inputs.shape) == 4 and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "bfloat16", "float16")
+    return len(inputs.shape) == 4 and keras.backend.standardize_dtype(inputs.dtype) in (
+        "float32",
+        "bfloat16",
+        "float16",
+    )

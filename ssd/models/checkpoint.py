@@ -4,6 +4,7 @@ Members beside Keras' own: `ssd/spec.txt` (prototxt), `ssd/state.json`, `ssd/sta
 made of stock layers; loading puts our fused layers and the asked-for precision in (`ssd.models.portable`).
 """
 
+import contextlib
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from ssd.models import portable
 from ssd.spec.config import Experiment
 
 CONFIG = "config.json"
+WEIGHTS = "model.weights.h5"
 SPEC = "ssd/spec.txt"
 STATE = "ssd/state.json"
 ARRAYS = "ssd/state.npz"
@@ -105,20 +107,12 @@ def load_model(path: str | os.PathLike, *, precision: str = "float32", verb: str
     path = Path(path)
     with _open(path) as archive:
         spec_text, state, arrays = _read_extras(path, archive)
-        config = _read(path, archive, CONFIG)
-    spec = None
-    if verb is not None:
-        from ssd.spec import experiment_from_text
+        spec = None
+        if verb is not None:
+            from ssd.spec import experiment_from_text
 
-        spec = experiment_from_text(spec_text, f"{path}:{SPEC}", verb)
-    try:
-        config = portable.from_stock(json.loads(config), precision)
-        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-        model.load_weights(path)
-    except ModelError as error:
-        raise ModelError(error.message, where=str(path), hint=error.hint) from error
-    except Exception as error:  # Keras and h5py raise every kind there is over a damaged file
-        raise ModelError(f"the network inside cannot be restored: {_first_line(error)}", where=str(path)) from error
+            spec = experiment_from_text(spec_text, f"{path}:{SPEC}", verb)
+        model = _restore(path, archive, precision)
     return Artifact(model, spec, spec_text, state, arrays)
 
 
@@ -133,6 +127,25 @@ def read_spec_text(path: str | os.PathLike) -> str:
     """The resolved spec that was saved with a model, without building the network."""
     with _open(Path(path)) as archive:
         return _read(Path(path), archive, SPEC).decode("utf-8")
+
+
+def _restore(path: Path, archive: zipfile.ZipFile, precision: str) -> keras.Model:
+    config = _read(path, archive, CONFIG)
+    # HDF5 seeks back and forth, which a zip member answers by being read anew: a file of its own is faster.
+    with tempfile.TemporaryDirectory(prefix="ssd-") as folder:
+        weights = Path(folder) / WEIGHTS
+        with _damage(path, WEIGHTS), archive.open(WEIGHTS) as source, open(weights, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        try:
+            network = portable.from_stock(json.loads(config), precision)
+            model = keras.saving.deserialize_keras_object(network, safe_mode=True)
+            model.load_weights(weights)
+        except ModelError as error:
+            raise ModelError(error.message, where=str(path), hint=error.hint) from error
+        except Exception as error:  # Keras and h5py raise every kind there is over a damaged file
+            reason = _first_line(error)
+            raise ModelError(f"the network inside cannot be restored: {reason}", where=str(path)) from error
+    return model
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -176,8 +189,15 @@ def _open(path: Path) -> zipfile.ZipFile:
 
 
 def _read(path: Path, archive: zipfile.ZipFile, member: str) -> bytes:
-    try:
+    with _damage(path, member):
         return archive.read(member)
+
+
+@contextlib.contextmanager
+def _damage(path: Path, member: str):
+    """Turns what a zip archive raises over a member into a ModelError."""
+    try:
+        yield
     except KeyError as error:
         raise ModelError(f"damaged: {member} is missing inside", where=str(path)) from error
     except (zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:

@@ -17,13 +17,14 @@ from ssd.spec.config import Regularizer
 class Layers:
     """Builders that share a regulariser; it goes on the kernels of convolutions, not on biases and not on BN."""
 
-    regularizer: Regularizer = Regularizer("none", 0.0)
+    regularizer: Regularizer
 
-    def conv(self, x, filters: int, kernel: int, *, name: str, stride: int = 1, bias=False, initializer="glorot_uniform"):
-        """A convolution with `kernel // 2` zeros on each side: `(B,H,W,C)` to `(B,ceil(H/stride),ceil(W/stride),filters)`.
+    def conv(self, x, filters, kernel, *, name, stride=1, bias=False, initializer="glorot_uniform"):
+        """A convolution with `kernel // 2` zeros on each side, `kernel` odd.
 
-        With a stride, "same" would put more zeros at the end than at the beginning on even sizes, which shifts
-        the grid by half a pixel and does not fit the original's weights; hence the padding of its own.
+        `(B,H,W,C)` becomes `(B, ceil(H/stride), ceil(W/stride), filters)`. With a stride, "same" would put more zeros
+        at the end than at the beginning on even sizes, which shifts the grid by half a pixel and does not fit the
+        original's weights; hence the padding of its own.
         """
         padding = "same"
         if stride > 1:

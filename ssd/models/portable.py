@@ -51,7 +51,12 @@ def _rewrite(node, found: dict, wanted: dict, policy, layer: str | None = None):
     if not isinstance(node, dict):
         return node
     if node.get("class_name") == "DTypePolicy" and node["config"]["name"] in FLOAT_POLICIES:
+        # Keras marks policy objects that layers share; by name they are equal, and per layer they may now differ.
+        node = {key: value for key, value in node.items() if key != "shared_object_id"}
         return {**node, "config": {**node["config"], "name": policy(layer)}}
+    if node.get("class_name") == "__keras_tensor__" and node["config"]["dtype"] in ("bfloat16", "float16"):
+        # What a layer was called on; building ignores its dtype, and the file should not tell of a machine.
+        return {**node, "config": {**node["config"], "dtype": "float32"}}
     if "inbound_nodes" in node:
         layer = node["config"]["name"]
     if all(node.get(key) == value for key, value in found.items() if key != "registered_name"):

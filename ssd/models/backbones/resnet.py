@@ -33,18 +33,14 @@ def resnet(images, layers: Layers, depth: int):
 
 def basic_unit(x, filters: int, stride: int, name: str, layers: Layers):
     """Two 3x3 convolutions (He et al. 2016, figure 2)."""
-    y = layers.conv_bn_relu(
-        x, filters, 3, stride=stride, name=f"{name}conv_1", bn=f"{name}bn_1", relu=f"{name}relu_1"
-    )
+    y = layers.conv_bn_relu(x, filters, 3, stride=stride, name=f"{name}conv_1", bn=f"{name}bn_1", relu=f"{name}relu_1")
     y = layers.conv_bn(y, filters, 3, name=f"{name}conv_2", bn=f"{name}bn_2")
     return _join(x, y, filters, stride, name, layers)
 
 
 def bottleneck_unit(x, filters: int, stride: int, name: str, layers: Layers):
     """1x1 down, 3x3, 1x1 up to four times the filters (He et al. 2016, figure 5); the first one carries the stride."""
-    y = layers.conv_bn_relu(
-        x, filters, 1, stride=stride, name=f"{name}conv_1", bn=f"{name}bn_1", relu=f"{name}relu_1"
-    )
+    y = layers.conv_bn_relu(x, filters, 1, stride=stride, name=f"{name}conv_1", bn=f"{name}bn_1", relu=f"{name}relu_1")
     y = layers.conv_bn_relu(y, filters, 3, name=f"{name}conv_2", bn=f"{name}bn_2", relu=f"{name}relu_2")
     y = layers.conv_bn(y, 4 * filters, 1, name=f"{name}conv_3", bn=f"{name}bn_3")
     return _join(x, y, 4 * filters, stride, name, layers)
