@@ -54,7 +54,8 @@ def _overlaps(boxes, real, anchors):
     """
     batch, rows, number = ops.shape(boxes)[0], ops.shape(boxes)[1], anchors.shape[0]
     # Others can take at most M - 1 anchors, so its M best are all that a ground truth can need.
-    width = min(boxes.shape[1], number)
+    # (TensorFlow may not know M before the batch is there.)
+    width = min(rows, number) if isinstance(rows, int) else ops.minimum(rows, number)
     last = ops.max(ops.where(real, ops.arange(rows, dtype="int32"), -1))
 
     def more(row, *_):
@@ -96,7 +97,7 @@ def _one_anchor_each(ious, candidates, number):
     Returns:
         int32 `(B, M)`: the anchor of each ground truth, `number` for none.
     """
-    batch, rows, width = ops.shape(ious)[0], ops.shape(ious)[1], ious.shape[2]
+    batch, rows, width = ops.shape(ious)
     order = ops.arange(rows, dtype="int32")
     earlier = order[None, :] < order[:, None]
     # A last column for those who have nobody left to ask.
