@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.console import warn
+from ssd.data.sources import EXTENSIONS
 from ssd.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-KINDS = " ".join(SUFFIXES)
+KINDS = " ".join(EXTENSIONS)
 FLAG = "-i/--image_dir"
 
 
@@ -87,7 +87,7 @@ def _in_folder(folder: Path, text: str) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
 def _keep_inputs(paths: list[Path], folder: Path) -> None:
