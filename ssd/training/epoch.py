@@ -12,6 +12,7 @@ from ssd.console import progress as progress_bar
 from ssd.console import say
 from ssd.errors import RunError
 from ssd.training import early_stopping
+from ssd.training.chunks import chunked
 from ssd.training.run import Run
 from ssd.training.state import Progress
 from ssd.training.step import TrainingModel, regularisation
@@ -43,7 +44,7 @@ def train_epoch(run: Run, progress: Progress) -> dict:
             if progress.position == 0 and run.board.wants_images():
                 run.board.images(progress.epoch + 1, images, truth, run.spec.classes, run.spec.augmentation)
             recent[counter] = np.asarray(truth["index"])
-            training.train_on_batch(images, {"boxes": truth["boxes"], "classes": truth["classes"]})
+            training.train_on_batch(images, chunked(truth))
             seen += len(recent[counter])
             bar.update(len(recent[counter]))
             counter += 1

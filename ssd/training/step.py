@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from ssd.spec.config import Network
+from ssd.training.chunks import joined
 from ssd.training.loss import ssd_loss
 
 # An average over the last tenth of the steps so far suits runs of any length; the cap is reached at step 45,000.
@@ -16,7 +17,7 @@ PARTS = ("loss", "classification", "localisation", "regularisation")
 
 
 class TrainingModel(keras.Model):
-    """The detector with its loss, for `train_on_batch(images, truth)`.
+    """The detector with its loss, for `train_on_batch(images, chunked(truth))`.
 
     Everything a step counts is a non-trainable weight, so that a step returns nothing and the device need not be
     waited for; `totals` and `first_bad_step` are read when the caller wants them.
@@ -56,9 +57,8 @@ class TrainingModel(keras.Model):
         return self.detector(images, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        parts = ssd_loss(
-            y_pred["class_logits"], y_pred["offsets"], y["boxes"], y["classes"], self.anchors, self.network
-        )
+        boxes, classes = joined(y)
+        parts = ssd_loss(y_pred["class_logits"], y_pred["offsets"], boxes, classes, self.anchors, self.network)
         penalty = regularisation(self.detector)
         total = parts["loss"] + penalty
         self._count(ops.shape(x)[0], total, parts["classification"], parts["localisation"], penalty)

@@ -10,6 +10,7 @@ from ssd.boxes.nms import Detections, detect
 from ssd.evaluation.average_precision import voc_report
 from ssd.evaluation.run import evaluate_loader
 from ssd.spec.config import Experiment
+from ssd.training.chunks import chunked, joined
 from ssd.training.loss import ssd_loss
 
 
@@ -23,7 +24,7 @@ class Validation:
 
 
 class Scorer(keras.Model):
-    """Detections and loss of one batch in one pass; `predict_on_batch({"images", "boxes", "classes"})`."""
+    """Detections and loss of one batch in one pass; `predict_on_batch({"images": ..., **chunked(truth)})`."""
 
     def __init__(self, detector: keras.Model, anchors: np.ndarray, spec: Experiment):
         super().__init__(name="scorer", dtype="float32")
@@ -44,7 +45,8 @@ class Scorer(keras.Model):
             iou_threshold=nms.iou_threshold,
             top_k=nms.top_k,
         )
-        loss = ssd_loss(logits, offsets, batch["boxes"], batch["classes"], self.anchors, network)["loss"]
+        boxes, classes = joined(batch)
+        loss = ssd_loss(logits, offsets, boxes, classes, self.anchors, network)["loss"]
         return {"loss": ops.reshape(loss, (1,)), **detections._asdict()}
 
 
@@ -69,10 +71,7 @@ class Validator:
         def predict(images) -> Detections:
             nonlocal losses, images_seen
             stop()
-            truth = self.loader.truth
-            scored = self.scorer.predict_on_batch(
-                {"images": images, "boxes": np.asarray(truth["boxes"]), "classes": np.asarray(truth["classes"])}
-            )
+            scored = self.scorer.predict_on_batch({"images": images, **chunked(self.loader.truth)})
             losses += float(scored["loss"][0]) * len(images)
             images_seen += len(images)
             return Detections(**{name: scored[name] for name in Detections._fields})
