@@ -91,6 +91,7 @@ def _convert(args: argparse.Namespace, spec, names: tuple[str, ...], prefix: Pat
         kpi={"num_images": sum(fold.images for fold in folds)},
         categorical={"num_objects": objects},
     )
+    console.say("\n".join(["", "for the experiment spec:", *summary.patterns(outcome, prefix), ""]))
     console.say(f"records: {prefix}*  ({len(outcome.results)} shards; manifest {prefix}-manifest.json)")
 
 

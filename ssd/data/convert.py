@@ -52,7 +52,7 @@ def make_plan(spec: Conversion, class_names: Sequence[str] = (), validation_fold
         InputError: a fold that does not exist, no classes. DataError: folders or files that cannot be used.
     """
     source = spec.source
-    root = find_root(source.root)
+    root = Path(source.root).expanduser()
     categories: tuple[str, ...] = ()
     if isinstance(source, KittiInput):
         folds, problems = _kitti_folds(source, root)
@@ -60,7 +60,8 @@ def make_plan(spec: Conversion, class_names: Sequence[str] = (), validation_fold
         partitions = 2 if source.partition_mode == "random" else source.num_partitions
     else:
         folds, problems, categories = _coco_folds(source, root)
-        num_shards, partitions = source.num_shards, len(folds)
+        partitions = len(folds)
+        num_shards = source.num_shards * (partitions if len(source.num_shards) == 1 else 1)
     random_mode = isinstance(source, KittiInput) and source.partition_mode == "random"
     if validation_fold is not None and not 0 <= validation_fold < len(folds):
         raise InputError(f"-f/--validation_fold {validation_fold}: the folds are 0 to {len(folds) - 1}")
@@ -83,16 +84,7 @@ def make_plan(spec: Conversion, class_names: Sequence[str] = (), validation_fold
 def _sorted_names(names: Sequence[str]) -> tuple[str, ...]:
     """Names that stand for themselves, one of each spelling, in the order that gives them their indices."""
     unique = {class_key(name): name for name in reversed(names)}
-    return tuple(sorted(unique.values(), key=str.lower))
-
-
-def find_root(root: str) -> Path:
-    """A relative root is looked for here, then in $DATA_BASE_PATH (TAO's) or ~/datasets."""
-    path = Path(root).expanduser()
-    if path.is_dir() or path.is_absolute():
-        return path
-    base = Path(os.environ.get("DATA_BASE_PATH") or Path.home() / "datasets")
-    return base / path if (base / path).is_dir() else path
+    return tuple(sorted(unique.values(), key=lambda name: (name.lower(), name)))
 
 
 def _kitti_folds(source: KittiInput, root: Path) -> tuple[list[list[Frame]], list[LabelProblem]]:
@@ -201,7 +193,8 @@ def convert(plan: Plan, spec: Conversion, prefix: Path, *, processes: int, stric
             tasks = _tasks(plan, spec, prefix.name, staging)
             with console.progress(total=sum(map(len, plan.folds)), label="converting") as bar:
                 results = write_shards(tasks, processes, bar.update)
-            problems = (*plan.problems, *(problem for result in results for problem in result.problems))
+            problems = [*plan.problems, *(problem for result in results for problem in result.problems)]
+            problems.sort(key=lambda problem: (problem.file, problem.line or 0))
             _check_outcome(plan, results, problems, strict)
             summary = _manifest(plan, spec, results)
             csv = Path(f"{prefix}-problems.csv") if problems else None
@@ -213,7 +206,7 @@ def convert(plan: Plan, spec: Conversion, prefix: Path, *, processes: int, stric
             remove_if_empty(folder)
         raise
     notes = sum((result.notes for result in results), Counter())
-    return Outcome(summary, tuple(results), problems, {note: n for note, n in notes.items() if n}, csv)
+    return Outcome(summary, tuple(results), tuple(problems), {note: n for note, n in notes.items() if n}, csv)
 
 
 def _tasks(plan: Plan, spec: Conversion, name: str, staging: Path) -> list[ShardTask]:
@@ -241,10 +234,11 @@ def _check_outcome(plan: Plan, results: Sequence[ShardResult], problems: Sequenc
     if not any(result.objects for result in results):
         labels = sum((result.labels for result in results), Counter())
         found = ", ".join(f"{name} ({number})" for name, number in labels.most_common(20)) or "none"
+        only_unmapped = labels and all(problem.kind == "unmapped class" for problem in problems)
         raise DataError(
             f"no object is left, nothing was written; the classes are {', '.join(plan.classes[:20])}; "
             f"the labels have {found}",
-            hint="name the labels' classes in target_class_mapping" if labels else listing or None,
+            hint="name the labels' classes in target_class_mapping" if only_unmapped else listing or None,
         )
 
 

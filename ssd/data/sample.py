@@ -60,10 +60,9 @@ def is_difficult(occlusion: Sequence[float]) -> np.ndarray:
 
 def class_indices(classes: Sequence[str], class_mapping: Sequence[tuple[str, str]] = ()) -> dict[str, int]:
     """Normalised source name -> class index from 1. Without a mapping every class stands for itself."""
-    index = {class_key(name): number for number, name in enumerate(classes, start=1)}
-    if not class_mapping:
-        return index
-    return {class_key(source): index[class_key(target)] for source, target in class_mapping}
+    index = {name: number for number, name in enumerate(classes, start=1)}
+    mapping = class_mapping or [(name, name) for name in classes]
+    return {class_key(source): index[target] for source, target in mapping}
 
 
 def place(
