@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ssd import files
+from ssd import console, files
 from ssd.data import manifest
 from ssd.data.records import SHARD_SUFFIX, index_path
 from ssd.errors import InputError
@@ -27,8 +27,10 @@ def staging_folder(prefix: Path) -> Iterator[Path]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(f"-o/--output_filename {prefix}: another dataset_convert is writing there") from error
+        except OSError as error:  # some network file systems lock no folders
+            console.log.debug("%s cannot be locked (%s); no other run must write there", path, error.strerror)
         for left_over in path.iterdir():
             left_over.unlink()
         try:
