@@ -87,16 +87,17 @@ def build_source(source: Message) -> DataSource:
 
 
 def check_folder(folder: str, path: str, findings: Findings) -> None:
-    if not os.path.isdir(folder):
-        findings.wrong(
-            path, f"{folder!r} {'is a file, a folder is needed' if os.path.isfile(folder) else _lost(folder)}"
-        )
+    if os.path.isfile(folder):
+        findings.wrong(path, f"{folder!r} is a file, a folder is needed")
+    elif not os.path.isdir(folder):
+        findings.wrong(path, f"{folder!r} does not exist", _hint(folder))
 
 
 def check_file(file: str, path: str, findings: Findings) -> None:
-    if not os.path.isfile(file):
-        reason = "is a folder, a file is needed" if os.path.isdir(file) else _lost(file)
-        findings.wrong(path, f"{file!r} {reason}")
+    if os.path.isdir(file):
+        findings.wrong(path, f"{file!r} is a folder, a file is needed")
+    elif not os.path.isfile(file):
+        findings.wrong(path, f"{file!r} does not exist", _hint(file))
 
 
 def matches(pattern: str) -> bool:
@@ -109,10 +110,10 @@ def matches(pattern: str) -> bool:
         return False
 
 
-def _lost(path: str) -> str:
-    """'does not exist', with the part of the path that does."""
+def _hint(path: str) -> str:
+    """How much of a lost path there is."""
     parent = os.path.dirname(os.path.abspath(path))
     while parent != os.path.dirname(parent) and not os.path.isdir(parent):
         parent = os.path.dirname(parent)
-    relative = "" if os.path.isabs(path) else f" from {os.getcwd()}"
-    return f"does not exist{relative}; the path is good up to {parent}"
+    start = "" if os.path.isabs(path) else f" (it starts from {os.getcwd()}, where the command runs)"
+    return f"there is nothing beyond {parent}{start}"

@@ -162,8 +162,12 @@ def check_values(block: Message, path: str, findings: Findings, rules: dict = RU
         else:
             findings.wrong(f"{path}.{name}", f"is {value}, allowed: {rule.text}")
     for low, high in ORDERED.get(kind, ()):
-        if low in good and high in good and good[low] > good[high]:
+        if low not in good or high not in good or good[low] <= good[high]:
+            continue
+        if f"{path}.{low}" in findings.source.lines:
             findings.wrong(f"{path}.{low}", f"is {good[low]}, allowed: at most {high}, {good[high]}")
+        else:  # the default: the fault is with the other
+            findings.wrong(f"{path}.{high}", f"is {good[high]}, allowed: at least {low}, {good[low]}")
 
 
 def _check_training(spec: Message, verb: str, findings: Findings) -> None:
