@@ -110,7 +110,7 @@ def draw_glyph(random: np.random.Generator, scan: np.ndarray, height: float) -> 
     page = Image.fromarray(np.pad(scan, 2).astype(np.float32))
     page = page.resize((round(width * 3), round(height * 3)), Image.Resampling.BICUBIC)
     page = page.rotate(random.uniform(-14, 14), Image.Resampling.BICUBIC)
-    ink = np.clip((np.asarray(page) - 0.4) / 0.2, 0, 1)
+    ink = np.clip((np.asarray(page) - 0.36) / 0.2, 0, 1)
     page = Image.fromarray(ink.astype(np.float32))
     page = page.resize((max(1, page.width // 2), max(1, page.height // 2)), Image.Resampling.BOX)
     ink = np.asarray(page)
@@ -134,7 +134,7 @@ def add_digit(random, pixels, digits: list[Digit], scans, numbers, *, care: bool
     rows, columns = pixels.shape[:2]
     short = min(rows, columns)
     index = int(random.integers(len(numbers)))
-    height = short * (np.exp(random.uniform(np.log(0.2), np.log(0.62))) if care else random.uniform(0.04, 0.06))
+    height = short * (np.exp(random.uniform(np.log(0.24), np.log(0.7))) if care else random.uniform(0.04, 0.06))
     glyph = draw_glyph(random, scans[index], height)
     h, w = glyph.shape
     for _ in range(20):
@@ -183,7 +183,7 @@ def make_image(random, photo, scans, numbers, size: tuple[int, int]) -> tuple[np
     if random.random() >= EMPTY_SHARE:
         if random.random() < DONT_CARE_SHARE:
             add_digit(random, pixels, digits, scans, numbers, care=False)
-        for _ in range(random.integers(1, 6)):
+        for _ in range(random.integers(2, 7)):
             add_digit(random, pixels, digits, scans, numbers, care=True)
     pixels += random.normal(0, random.uniform(0, 5), pixels.shape)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8), digits
