@@ -93,7 +93,10 @@ def suppress(boxes, scores, *, confidence_threshold: float, iou_threshold: float
         new_classes = gather_rows(ops.concatenate([kept_classes, tile_classes], axis=1), chosen)
         # Free rows hold whatever was suppressed: class 0 keeps them from suppressing anything.
         new_classes = ops.where(new_scores > confidence_threshold, new_classes, 0)
-        return tile_scores[:, -1:], index[:, -1:], new_boxes, new_scores, new_classes
+        # The last of the tile, by reductions: XLA turns a top-k of which a slice is taken into a full sort.
+        last_score = ops.min(tile_scores, axis=1, keepdims=True)
+        last_position = ops.max(ops.where(tile_scores == last_score, index, -1), axis=1, keepdims=True)
+        return last_score, last_position, new_boxes, new_scores, new_classes
 
     start = (
         ops.full((batch, 1), float("inf"), dtype="float32"),

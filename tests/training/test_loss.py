@@ -24,9 +24,6 @@ class Settings:
 NEUTRAL_ZONE = Settings(variances=(0.1, 0.2, 0.3, 0.4), alpha=0.7, neg_pos_ratio=1.5, neg_iou_thresh=0.2)
 
 
-# The backend's compiler and its gradients.
-
-
 def compiled(function):
     if keras.backend.backend() == "jax":
         import jax
@@ -60,9 +57,6 @@ def with_gradients(function):
             return parts, tape.gradient(parts["loss"], (logits, offsets))
 
     return compiled(run)
-
-
-# The reference: one image, one anchor at a time where it matters.
 
 
 def reference_iou(first, second):
