@@ -87,7 +87,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def line_width(size: tuple[int, int]) -> int:
     """Pixels of an outline in a picture of `size` (width, height)."""
-    return max(1, round(max(size) / 330))
+    return max(1, round(max(size) / 330 + 0.6))
 
 
 def text_size(size: tuple[int, int]) -> int:

@@ -66,11 +66,13 @@ def run(args: argparse.Namespace) -> None:
     if first is None:
         raise_all([DataError(text) for text in _unreadable(loader)] or [DataError("no image could be read")])
 
+    if args.json:
+        results_folder(Path(args.json).expanduser().parent, "--json")
     results_folder(folder)
     status = StatusLog(folder)
     status.write("STARTED", f"Starting {'DSSD' if spec.network.dssd else 'SSD'} Inference.")
     try:
-        writer = Writer(paths, outputs, spec.classes, threshold)
+        writer = Writer(paths, outputs, spec.classes, threshold, keep=args.json is not None)
         done = infer(predictor.predict, itertools.chain([first], batches), writer, len(paths))
         if args.json:
             write_text(Path(args.json).expanduser(), writer.json_text())

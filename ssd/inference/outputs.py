@@ -9,6 +9,7 @@ import numpy as np
 
 from ssd import visualize
 from ssd.console import warn
+from ssd.errors import RunError
 from ssd.evaluation.results import to_pixels
 from ssd.files import whole_file, write_text
 from ssd.inference.images import Outputs
@@ -33,12 +34,25 @@ class Writer:
         paths: the images; `outputs` are the files for each.
         classes: names in index order; the first is class 1.
         threshold: detections with a lower score are left out.
+        keep: collect what `json_text` needs.
+
+    Raises, from `add` or when it closes:
+        RunError: a file could not be written.
     """
 
-    def __init__(self, paths: list[Path], outputs: list[Outputs], classes: tuple[str, ...], threshold: float):
+    def __init__(
+        self,
+        paths: list[Path],
+        outputs: list[Outputs],
+        classes: tuple[str, ...],
+        threshold: float,
+        *,
+        keep: bool = True,
+    ):
         self.detections = Counter()  # written, per class name
         self.best_score = 0.0  # of all detections, left out or not
         self._paths, self._outputs, self._classes, self._threshold = paths, outputs, classes, threshold
+        self._keep = keep
         self._rows: dict[int, list[dict]] = {}
         self._pool = ThreadPoolExecutor(WRITERS)
         self._pending: deque[Future] = deque()
@@ -61,10 +75,11 @@ class Writer:
         pixels, scores = to_pixels(boxes[keep], size), scores[keep].tolist()
         names = [self._classes[number - 1] for number in classes[keep].tolist()]
         self.detections.update(names)
-        self._rows[index] = [
-            _json_row(index, self._paths[index], name, number, box, score)
-            for name, number, box, score in zip(names, classes[keep].tolist(), pixels, scores, strict=True)
-        ]
+        if self._keep:
+            self._rows[index] = [
+                _json_row(index, self._paths[index], name, number, box, score)
+                for name, number, box, score in zip(names, classes[keep].tolist(), pixels, scores, strict=True)
+            ]
         colors = [visualize.class_color(number) for number in classes[keep].tolist()]
         self._pending.append(self._pool.submit(self._write, index, pixels, names, scores, colors))
         self._wait(WAITING)
@@ -76,7 +91,10 @@ class Writer:
 
     def _wait(self, left: int) -> None:
         while len(self._pending) > left:
-            self._pending.popleft().result()
+            try:
+                self._pending.popleft().result()
+            except OSError as error:
+                raise RunError(f"cannot write the results: {error.strerror or error}", where=error.filename) from error
 
     def _write(self, index: int, boxes: np.ndarray, names: list[str], scores: list[float], colors: list) -> None:
         lines = [label_line(name, box, score) + "\n" for name, box, score in zip(names, boxes, scores, strict=True)]

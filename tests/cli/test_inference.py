@@ -150,6 +150,7 @@ def bad(tmp_path, kitti_folder, model_file, spec_file):
         ("-m {model} -i {images} -b 0", "-b/--batch_size is 0"),
         ("-m {model} -i {images} -k secret", "-k/--key"),
         ("-m {model} -i {images} --json {here}/empty", "is a folder"),
+        ("-m {model} -i {images} --json {here}/notes.txt/all.json", "--json"),
         ("-m {model} -i {images} -e {here}/none.txt", "none.txt"),
         ("-m {model} -i {images} -e {here}/size.txt", "128x128"),
     ],

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from ssd.data.kitti import parse_label
+from ssd.errors import RunError
 from ssd.inference.images import output_names
 from ssd.inference.outputs import Writer, label_line
 
@@ -113,5 +114,5 @@ def test_counts_per_class(images, tmp_path):
 def test_an_error_on_a_thread_comes_up(images, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/labels").write_text("a file where the folder should be")
-    with pytest.raises(OSError):
+    with pytest.raises(RunError, match="cannot write the results"):
         write(images, tmp_path / "out")
