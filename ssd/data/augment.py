@@ -8,7 +8,9 @@ without augmentation the pixels equal those of evaluation.
 Brightness, contrast, saturation and hue are one affine map of RGB. Contrast is about mid-gray, which saturation and
 hue leave alone, so SSD's random position of contrast changes nothing but intermediate clipping, and falls away.
 
-All random numbers of a sample come from one draw by (seed, epoch, index): see `uniforms`.
+All random numbers of a sample come from one draw by (seed, epoch, index): see `uniforms`. The choices are made for a
+batch of B samples at once, since they are many small operations; the pixels for one sample at a time, since those are
+few large ones.
 """
 
 from typing import NamedTuple
@@ -29,12 +31,12 @@ _YIQ = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0
 
 
 class View(NamedTuple):
-    """Which source pixels land on which output pixels; vectors are (x, y).
+    """Which source pixels land on which output pixels; vectors are (x, y). Of one sample there is no B.
 
     Attributes:
-        start, extent: int32 `(2,)` window of the upright source image, px.
-        target, target_extent: int32 `(2,)` where it lands in the network input, before the flip, px.
-        flip: bool: the network input is mirrored left to right.
+        start, extent: int32 `(B, 2)` window of the upright source image, px.
+        target, target_extent: int32 `(B, 2)` where it lands in the network input, before the flip, px.
+        flip: bool `(B,)`: the network input is mirrored left to right.
     """
 
     start: tf.Tensor
@@ -45,61 +47,52 @@ class View(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Uniform random numbers in [0, 1) of one sample."""
+    """Uniform random numbers in [0, 1)."""
 
-    zoom: tf.Tensor  # (4,): on or off, factor, x, y
-    option: tf.Tensor  # (1 + len(MIN_IOUS),): the order in which crop options are tried
-    flip: tf.Tensor  # ()
-    switches: tf.Tensor  # (4,) brightness, contrast, saturation, hue: on or off
-    amounts: tf.Tensor  # (4,) of the same
-    trials: tf.Tensor  # (TRIALS, 4): width, height, x, y of crops
+    zoom: tf.Tensor  # (B, 4): on or off, factor, x, y
+    option: tf.Tensor  # (B, 1 + len(MIN_IOUS)): the order in which crop options are tried
+    flip: tf.Tensor  # (B,)
+    switches: tf.Tensor  # (B, 4) brightness, contrast, saturation, hue: on or off
+    amounts: tf.Tensor  # (B, 4) of the same
+    trials: tf.Tensor  # (B, TRIALS, 4): width, height, x, y of crops
 
 
-def uniforms(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> Draws:
-    """The random numbers of sample `index` in `epoch`; nothing else enters.
+def uniforms(seed: int, epoch: tf.Tensor, indices: tf.Tensor) -> Draws:
+    """The random numbers of samples `indices` `(B,)` in `epoch`; nothing else enters.
 
-    The pair (seed, epoch and index side by side) is the generator's key, so no two samples share a stream.
+    The pair (seed, epoch and index side by side) is a generator's key, so no two samples share a stream.
     """
-    key = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64) * 2**40 + tf.cast(index, tf.int64)])
     sizes = [4, 1 + len(MIN_IOUS), 1, 4, 4, TRIALS * 4]
-    block = tf.random.stateless_uniform([sum(sizes)], key, alg="philox")
-    zoom, option, flip, switches, amounts, trials = tf.split(block, sizes)
-    return Draws(zoom, option, flip[0], switches, amounts, tf.reshape(trials, (TRIALS, 4)))
+
+    def draw(low_key):
+        return tf.random.stateless_uniform([sum(sizes)], tf.stack([tf.constant(seed, tf.int64), low_key]), alg="philox")
+
+    low_keys = tf.cast(epoch, tf.int64) * 2**40 + tf.cast(indices, tf.int64)
+    block = tf.map_fn(draw, low_keys, fn_output_signature=tf.TensorSpec((sum(sizes),), tf.float32))
+    zoom, option, flip, switches, amounts, trials = tf.split(block, sizes, axis=1)
+    return Draws(zoom, option, flip[:, 0], switches, amounts, tf.reshape(trials, (-1, TRIALS, 4)))
 
 
-def augment(contents, orientation, size, boxes, draws: Draws, augmentation: Augmentation):
-    """One training sample.
+def choose_view(draws: Draws, sizes, boxes, present, augmentation: Augmentation) -> View:
+    """Zoom-out, then crop, then flip; a stage that the spec switches off costs nothing.
 
     Args:
-        contents: image file bytes, string scalar.
-        orientation: EXIF orientation, int32 scalar.
-        size: int32 `(2,)` height, width of the upright image, px.
-        boxes: float32 `(N, 4)` corners relative to the upright image.
-
-    Returns:
-        image float32 `(H, W, C)` network input; boxes float32 `(N, 4)` relative to it, clipped; bool `(N,)` which
-        of them remain.
+        sizes: int32 `(B, 2)` height, width of the upright images, px.
+        boxes: float32 `(B, M, 4)` corners relative to the upright image.
+        present: bool `(B, M)`: which of them are objects, not padding.
     """
-    view = choose_view(draws, size, boxes, augmentation)
-    image = cut_out(contents, orientation, view, colour_transform(draws, augmentation), augmentation)
-    return image, *move_boxes(boxes, size, view, augmentation)
-
-
-def choose_view(draws: Draws, size: tf.Tensor, boxes: tf.Tensor, augmentation: Augmentation) -> View:
-    """Zoom-out, then crop, then flip; each stage that the spec switches off costs nothing."""
-    source = tf.cast(size[::-1], tf.float32)
-    start, extent = tf.zeros(2), tf.ones(2)
+    source = tf.cast(sizes[:, ::-1], tf.float32)
+    start, extent = tf.zeros_like(source), tf.ones_like(source)
     lowest, highest = augmentation.zoom_out
     if highest > 1.0:
-        factor = tf.where(draws.zoom[0] < 0.5, lowest + (highest - lowest) * draws.zoom[1], 1.0)
-        start, extent = -draws.zoom[2:] * (factor - 1.0), extent * factor
+        factor = tf.where(draws.zoom[:, :1] < 0.5, lowest + (highest - lowest) * draws.zoom[:, 1:2], 1.0)
+        start, extent = -draws.zoom[:, 2:] * (factor - 1.0), extent * factor
     if augmentation.crop_scale != (1.0, 1.0):
-        start, extent = choose_crop(draws, start, extent, source, boxes, augmentation)
-    flip = draws.flip < augmentation.flip
-    return snap(start, extent, source, flip, augmentation)
+        start, extent = choose_crop(draws, start, extent, source, boxes, present, augmentation)
+    return snap(start, extent, source, draws.flip < augmentation.flip, augmentation)
 
 
-def choose_crop(draws: Draws, start, extent, source, boxes, augmentation: Augmentation):
+def choose_crop(draws: Draws, start, extent, source, boxes, present, augmentation: Augmentation):
     """SSD's crop: one of {the whole, any, IoU over .1, .3, .5, .7, .9}, each with the same chance.
 
     All trials of all options are computed at once. An option for which no trial succeeds gives way to another:
@@ -108,42 +101,53 @@ def choose_crop(draws: Draws, start, extent, source, boxes, augmentation: Augmen
     The picture itself stands in for the object where there is none, so that no crop shows fill only.
 
     Args:
-        start, extent: float32 `(2,)` x, y of the canvas, relative to the image.
-        source: float32 `(2,)` width, height of the image, px.
-        boxes: `(N, 4)` relative to the image.
+        start, extent: float32 `(B, 2)` x, y of the canvas, relative to the image.
+        source: float32 `(B, 2)` width, height of the image, px.
+        boxes, present: see `choose_view`.
 
     Returns:
         start, extent of the crop, relative to the image.
     """
     (low, high), (flattest, steepest) = augmentation.crop_scale, augmentation.crop_aspect_ratio
-    scales = low + (high - low) * draws.trials[:, :2]
-    sides = scales * source
-    aspect = sides[:, 0] / sides[:, 1]
-    starts = start + extent * draws.trials[:, 2:] * (1.0 - scales)
-    extents = extent * scales
+    scales = low + (high - low) * draws.trials[..., :2]
+    sides = scales * source[:, tf.newaxis]
+    aspect = sides[..., 0] / sides[..., 1]
+    starts = start[:, tf.newaxis] + extent[:, tf.newaxis] * draws.trials[..., 2:] * (1.0 - scales)
+    extents = extent[:, tf.newaxis] * scales
 
-    boxes = tf.cond(tf.shape(boxes)[0] > 0, lambda: boxes, lambda: tf.constant([[0.0, 0.0, 1.0, 1.0]]))
-    near, far = boxes[:, :2], boxes[:, 2:]
-    overlap = tf.minimum((starts + extents)[:, tf.newaxis], far) - tf.maximum(starts[:, tf.newaxis], near)
-    shared = tf.reduce_prod(tf.maximum(overlap, 0.0), axis=-1)
-    areas = tf.reduce_prod(extents, axis=-1)[:, tf.newaxis] + tf.reduce_prod(far - near, axis=-1)
-    best = tf.reduce_max(shared / (areas - shared), axis=1)
-    off_centre = tf.abs((near + far) / 2 - (starts + extents / 2)[:, tf.newaxis])
-    holds_centre = tf.reduce_any(tf.reduce_all(off_centre < extents[:, tf.newaxis] / 2, axis=-1), axis=1)
+    empty = ~tf.reduce_any(present, axis=1, keepdims=True)
+    boxes = tf.where(empty[..., tf.newaxis], tf.constant([0.0, 0.0, 1.0, 1.0]), boxes)
+    present = (present | empty)[:, tf.newaxis]
+    near, far = boxes[:, tf.newaxis, :, :2], boxes[:, tf.newaxis, :, 2:]
+    crop_near, crop_far = starts[:, :, tf.newaxis], (starts + extents)[:, :, tf.newaxis]
+    shared = tf.reduce_prod(tf.maximum(tf.minimum(crop_far, far) - tf.maximum(crop_near, near), 0.0), axis=-1)
+    areas = tf.reduce_prod(extents, axis=-1)[..., tf.newaxis] + tf.reduce_prod(far - near, axis=-1)
+    best = tf.reduce_max(tf.where(present, shared / (areas - shared), -1.0), axis=-1)
+    centre = (near + far) / 2
+    inside = tf.reduce_all((centre > crop_near) & (centre < crop_far), axis=-1)
+    allowed = tf.reduce_any(inside & present, axis=-1) & (aspect >= flattest) & (aspect <= steepest)
 
-    allowed = holds_centre & (aspect >= flattest) & (aspect <= steepest)
-    success = allowed[:, tf.newaxis] & (best[:, tf.newaxis] > tf.constant(MIN_IOUS))
-    first = tf.argmax(tf.cast(success, tf.int32), axis=0)
-    possible = tf.concat([[True], tf.reduce_any(success, axis=0)], axis=0)
-    option = tf.argmax(tf.where(possible, draws.option, -1.0))
-    starts = tf.concat([start[tf.newaxis], tf.gather(starts, first)], axis=0)
-    extents = tf.concat([extent[tf.newaxis], tf.gather(extents, first)], axis=0)
-    return starts[option], extents[option]
+    success = allowed[..., tf.newaxis] & (best[..., tf.newaxis] > tf.constant(MIN_IOUS))
+    first = tf.argmax(tf.cast(success, tf.int32), axis=1)
+    # The whole is option 0 and always possible.
+    possible = tf.pad(tf.reduce_any(success, axis=1), [[0, 0], [1, 0]], constant_values=True)
+    option = tf.argmax(tf.where(possible, draws.option, -1.0), axis=1)
+
+    def pick(whole, trials):
+        options = tf.concat([whole[:, tf.newaxis], tf.gather(trials, first, batch_dims=1)], axis=1)
+        return tf.gather(options, option, batch_dims=1)
+
+    return pick(start, starts), pick(extent, extents)
 
 
 def snap(start, extent, source, flip, augmentation: Augmentation) -> View:
     """The view on whole pixels: the source window moves by at most half a source pixel, its place by half an output
-    pixel. An edge of the view that lies inside the image stays the edge of the output."""
+    pixel. An edge of the view that lies inside the image stays the edge of the output.
+
+    Args:
+        start, extent: float32 `(..., 2)` x, y, relative to the image.
+        source: float32 `(..., 2)` width, height of the image, px.
+    """
     field = tf.constant([augmentation.width, augmentation.height], tf.float32)
     near, far = start * source, (start + extent) * source
     window_near = tf.clip_by_value(tf.round(near), 0.0, source - 1.0)
@@ -157,28 +161,37 @@ def snap(start, extent, source, flip, augmentation: Augmentation) -> View:
     return View(whole[0], whole[1] - whole[0], whole[2], whole[3] - whole[2], flip)
 
 
-def move_boxes(boxes, size, view: View, augmentation: Augmentation):
-    """Boxes `(N, 4)` relative to the image -> relative to the network input and clipped to it; and bool `(N,)`: those
-    whose centre is in the view and of which something remains."""
-    source = tf.cast(size[::-1], tf.float32)
+def move_boxes(boxes, sizes, view: View, augmentation: Augmentation):
+    """Boxes `(B, M, 4)` relative to the image -> relative to the network input and clipped to it; and bool `(B, M)`:
+    those whose centre is in the view and of which something remains."""
+    source = tf.cast(sizes[:, tf.newaxis, ::-1], tf.float32)
     field = tf.constant([augmentation.width, augmentation.height], tf.float32)
-    start, extent, target, target_extent = (tf.cast(part, tf.float32) for part in view[:4])
-    corners = tf.reshape(boxes, (-1, 2, 2)) * source
-    corners = ((corners - start) * (target_extent / extent) + target) / field
-    near, far = corners[:, 0], corners[:, 1]
+    start, extent, target, target_extent = (tf.cast(part, tf.float32)[:, tf.newaxis] for part in view[:4])
+    scale = target_extent / extent
+
+    def moved(corner):
+        return ((corner * source - start) * scale + target) / field
+
+    near, far = moved(boxes[..., :2]), moved(boxes[..., 2:])
     centres = (near + far) / 2
     # A zoomed-out picture is a part of the field; boxes lie in the picture, so the field is the only border.
     inside = tf.reduce_all((centres > 0.0) & (centres < 1.0), axis=-1)
     near, far = tf.clip_by_value(near, 0.0, 1.0), tf.clip_by_value(far, 0.0, 1.0)
     keep = inside & tf.reduce_all((far - near) * field > SMALLEST_PX, axis=-1)
-    mirrored = tf.stack([1.0 - far[:, 0], near[:, 1], 1.0 - near[:, 0], far[:, 1]], axis=-1)
-    return tf.where(view.flip, mirrored, tf.concat([near, far], axis=-1)), keep
+    (x1, y1), (x2, y2) = tf.unstack(near, axis=-1), tf.unstack(far, axis=-1)
+    flip = view.flip[:, tf.newaxis]
+    return tf.stack([tf.where(flip, 1.0 - x2, x1), y1, tf.where(flip, 1.0 - x1, x2), y2], axis=-1), keep
 
 
 def cut_out(contents, orientation, view: View, colour, augmentation: Augmentation) -> tf.Tensor:
-    """The pixels of a view, float32 `(H, W, C)`; outside the image is mean colour, which is 0.
+    """The pixels of one view, float32 `(H, W, C)`; outside the image is mean colour, which is 0.
 
     Colour comes after the resize, on the part of the output that the image covers: the fewest pixels.
+
+    Args:
+        contents: image file bytes, string scalar.
+        orientation: EXIF orientation, int32 scalar.
+        colour: one sample's of `colour_transform`, or None.
     """
     height, width = augmentation.height, augmentation.width
     window = tf.concat([view.start[::-1], view.extent[::-1]], axis=0)
@@ -187,18 +200,15 @@ def cut_out(contents, orientation, view: View, colour, augmentation: Augmentatio
     image = normalise(resize(rgb, view.target_extent[::-1]), augmentation, colour)
     right = width - view.target[0] - view.target_extent[0]
     left = tf.where(view.flip, right, view.target[0])
-    margins = [
-        [view.target[1], height - view.target[1] - view.target_extent[1]],
-        [left, width - left - view.target_extent[0]],
-        [0, 0],
-    ]
+    below = height - view.target[1] - view.target_extent[1]
+    margins = [[view.target[1], below], [left, width - left - view.target_extent[0]], [0, 0]]
     covered = tf.reduce_all(view.target_extent == [width, height])
     image = tf.cond(covered, lambda: image, lambda: tf.pad(image, margins))
     return tf.ensure_shape(image, (height, width, augmentation.channels))
 
 
 def colour_transform(draws: Draws, augmentation: Augmentation) -> tuple[tf.Tensor, tf.Tensor] | None:
-    """Matrix `(3, 3)` and offset `()` such that `rgb @ matrix + offset` is jittered; None: all four are off.
+    """Matrices `(B, 3, 3)` and offsets `(B,)`: `rgb @ matrix + offset` is jittered; None: all four are off.
 
     Each of the four happens with probability 0.5. Saturation mixes with luma and hue turns the (I, Q) plane of YIQ:
     the linear forms of what SSD does in HSV. Hue counts OpenCV's half degrees.
@@ -208,12 +218,16 @@ def colour_transform(draws: Draws, augmentation: Augmentation) -> tuple[tf.Tenso
         return None
     neutral = tf.constant([0.0, 1.0, 1.0, 0.0])
     jittered = neutral + tf.constant(strengths, tf.float32) * (2.0 * draws.amounts - 1.0)
-    brightness, contrast, saturation, hue = tf.unstack(tf.where(draws.switches < 0.5, jittered, neutral))
+    brightness, contrast, saturation, hue = tf.unstack(tf.where(draws.switches < 0.5, jittered, neutral), axis=1)
     gray, cosine, sine = (tf.constant(part, tf.float32) for part in _hue_parts())
     turn = hue * (2.0 * np.pi / 180.0)
-    # Saturation scales the same plane that hue turns: both keep luma.
-    matrix = gray + saturation * (tf.cos(turn) * cosine + tf.sin(turn) * sine)
-    return contrast * matrix, contrast * brightness + 127.5 * (1.0 - contrast)
+
+    def times(numbers, matrix):
+        return numbers[:, tf.newaxis, tf.newaxis] * matrix
+
+    # Saturation scales the same plane that hue turns, and both keep luma.
+    matrix = gray + times(saturation * tf.cos(turn), cosine) + times(saturation * tf.sin(turn), sine)
+    return times(contrast, matrix), contrast * brightness + 127.5 * (1.0 - contrast)
 
 
 def _hue_parts() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from ssd.spec.config import Augmentation
 
 # Weights of R, G, B in the one channel of a gray network, and in the luma that colour jitter keeps (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
-# libjpeg's accurate integer transform costs 3 % of the decoding time and gives the pixels everybody else's decoder gives.
+# libjpeg's accurate integer transform costs 3 % of the decoding time and gives the same pixels as Pillow and OpenCV.
 _DCT = "INTEGER_ACCURATE"
 
 
@@ -95,20 +95,20 @@ def normalise(rgb: tf.Tensor, augmentation: Augmentation, colour: tuple[tf.Tenso
     height, width = tf.shape(rgb)[0], tf.shape(rgb)[1]
     pixels = tf.reshape(rgb, (-1, 3))
     mean = tf.constant(augmentation.mean, tf.float32)
-    if augmentation.channels == 1:
-        if colour is not None:
-            pixels = tf.clip_by_value(pixels @ colour[0] + colour[1], 0.0, 255.0)
-        return tf.reshape(pixels @ tf.constant(LUMA, shape=(3, 1)) - mean, (height, width, 1))
-    swap = tf.constant(np.eye(3, dtype=np.float32)[:, ::-1])
-    matrix, offset = (swap, -mean) if colour is None else (colour[0] @ swap, colour[1] - mean)
-
-    def per_row(values):
-        # Three values repeated to a whole row: broadcasting along the innermost 3 is several times slower.
-        return tf.tile(values, [width])
-
-    rows = tf.reshape(pixels @ matrix, (height, 3 * width)) + per_row(offset)
-    if colour is not None:
-        rows = tf.minimum(tf.maximum(rows, per_row(-mean)), per_row(255.0 - mean))
+    gray = augmentation.channels == 1
+    # The rows of this matrix are R, G, B. Gray comes after clipping, BGR can come before.
+    order = np.eye(3, dtype=np.float32)[:, :: 1 if gray else -1]
+    offset = tf.constant(0.0)
+    if colour is None:
+        pixels = pixels if gray else pixels @ order
+    else:
+        matrix, offset = colour
+        pixels = tf.clip_by_value(pixels @ (matrix @ order), -offset, 255.0 - offset)
+    if gray:
+        # The weights sum to 1, so the offset passes unchanged.
+        return tf.reshape(pixels @ tf.constant(LUMA, shape=(3, 1)) + (offset - mean), (height, width, 1))
+    # Three values repeated to a whole row: broadcasting along the innermost 3 is several times slower.
+    rows = tf.reshape(pixels, (height, 3 * width)) + tf.tile(offset - mean, [width])
     return tf.reshape(rows, (height, width, 3))
 
 

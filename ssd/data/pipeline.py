@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssd.data import images
-from ssd.data.augment import augment, uniforms
+from ssd.data.augment import View, choose_view, colour_transform, cut_out, move_boxes, uniforms
 from ssd.data.image_header import BadImage, read_header
 from ssd.data.sources import ImageIndex, _read_file, index_sources
 from ssd.errors import DataError
@@ -51,10 +51,11 @@ class Loader:
         # Tensors that every epoch's graph shares, not constants inside it.
         self._truth = {
             name: tf.constant(getattr(index, name))
-            for name in ("starts", "boxes", "classes", "difficult", "sizes", "orientations")
+            for name in ("boxes", "classes", "difficult", "sizes", "orientations")
         }
-        signature = [tf.TensorSpec((), tf.int32)] * 3
-        self._load = tf.function(self._sample, input_signature=signature, autograph=False)
+        self._truth["starts"] = tf.constant(index.starts, tf.int32)
+        flat = tf.TensorSpec((), tf.int32)
+        self._plan = tf.function(self._plan_batch, [tf.TensorSpec((None,), tf.int32), flat, flat], autograph=False)
 
     def epoch(self, epoch: int, skip: int = 0) -> "Batches":
         """The batches of one epoch (from 0), without the first `skip` of them."""
@@ -63,15 +64,16 @@ class Loader:
             order = np.random.default_rng([self._seed, epoch]).permutation(order)
         batch = self._batch_size
         # How many objects a batch has room for is known beforehand, so samples are born padded and merely stacked.
-        starts = np.arange(0, self.samples, batch)
-        most = np.maximum.reduceat(self._index.counts[order], starts)
-        room = np.repeat(np.maximum(-(-most // PADDING), 1) * PADDING, batch)[: self.samples].astype(np.int32)
+        most = np.maximum.reduceat(self._index.counts[order], np.arange(0, self.samples, batch))
+        room = (np.maximum(-(-most // PADDING), 1) * PADDING).astype(np.int32)
         order, room = order[skip * batch :], room[skip * batch :]
         number = tf.constant(epoch, tf.int32)
-        dataset = tf.data.Dataset.from_tensor_slices((order, room))
-        dataset = dataset.map(lambda index, room: self._load(index, room, number), self._parallel(), deterministic=True)
+        dataset = tf.data.Dataset.from_tensor_slices(order).batch(batch)
+        dataset = tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(room))
+        dataset = dataset.map(lambda indices, room: self._plan(indices, room, number)).prefetch(1).unbatch()
+        dataset = dataset.map(self._image, self._workers or available_cpus(), deterministic=True)
         dataset = dataset.batch(batch).prefetch(self._prefetch or 4)
-        return Batches(dataset.with_options(self._options()), order, batch, self._index)
+        return Batches(dataset.with_options(_options(self._workers)), order, batch, self._index)
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """What images are called in messages: a path, or a shard and a frame."""
@@ -81,38 +83,43 @@ class Loader:
         """The image file as it is."""
         return self._index.read(int(index))
 
-    def _sample(self, index: tf.Tensor, room: tf.Tensor, epoch: tf.Tensor):
-        contents = tf.numpy_function(self._index.read, [index], tf.string, stateful=False)
-        contents.set_shape(())
-        truth, augmentation = self._truth, self._augmentation
-        part = slice(truth["starts"][index], truth["starts"][index + 1])
-        boxes, classes, difficult = (truth[name][part] for name in ("boxes", "classes", "difficult"))
-        size, orientation = truth["sizes"][index], truth["orientations"][index]
-        if self._seed is None:
-            image = images.network_input(images.decode(contents, orientation), augmentation)
-        else:
-            draws = uniforms(self._seed, epoch, index)
-            image, boxes, keep = augment(contents, orientation, size, boxes, draws, augmentation)
-            boxes, classes, difficult = (tf.boolean_mask(values, keep) for values in (boxes, classes, difficult))
-        lack = room - tf.shape(classes)[0]
-
-        def padded(values, *shape):
-            values = tf.pad(values, [[0, lack], *[[0, 0] for _ in shape]])
-            return tf.reshape(values, [room, *shape])
-
-        return image, {
-            "boxes": padded(boxes, 4),
-            "classes": padded(classes),
-            "difficult": padded(difficult),
-            "index": index,
-            "size": size,
+    def _plan_batch(self, indices: tf.Tensor, room: tf.Tensor, epoch: tf.Tensor):
+        """What is to be done to the pixels of each of B samples, and their ground truth, padded to `room` objects."""
+        data = self._truth
+        slots = tf.gather(data["starts"], indices)[:, tf.newaxis] + tf.range(room)
+        present = slots < tf.gather(data["starts"], indices + 1)[:, tf.newaxis]
+        slots = tf.where(present, slots, 0)
+        boxes, difficult = tf.gather(data["boxes"], slots), tf.gather(data["difficult"], slots)
+        sizes, orientations = tf.gather(data["sizes"], indices), tf.gather(data["orientations"], indices)
+        view, colour = None, None
+        if self._seed is not None:
+            draws = uniforms(self._seed, epoch, indices)
+            view = choose_view(draws, sizes, boxes, present, self._augmentation)
+            colour = colour_transform(draws, self._augmentation)
+            boxes, keep = move_boxes(boxes, sizes, view, self._augmentation)
+            present &= keep
+            # Objects first, in their order; padding behind them.
+            places = tf.argsort(tf.cast(~present, tf.int32), axis=1, stable=True)
+            boxes, difficult, present, slots = (
+                tf.gather(values, places, batch_dims=1) for values in (boxes, difficult, present, slots)
+            )
+        truth = {
+            "boxes": tf.where(present[..., tf.newaxis], boxes, 0.0),
+            "classes": tf.where(present, tf.gather(data["classes"], slots), 0),
+            "difficult": difficult & present,
+            "index": indices,
+            "size": sizes,
         }
+        todo = [part for part in (orientations, view, colour) if part is not None]
+        return tuple(todo), truth
 
-    def _parallel(self) -> int:
-        return self._workers or available_cpus()
-
-    def _options(self) -> tf.data.Options:
-        return _options(self._workers)
+    def _image(self, todo: tuple, truth: dict):
+        contents = tf.numpy_function(self._index.read, [truth["index"]], tf.string, stateful=False)
+        contents.set_shape(())
+        if self._seed is None:
+            return images.network_input(images.decode(contents, todo[0]), self._augmentation), truth
+        orientation, view, colour = (*todo, None)[:3]
+        return cut_out(contents, orientation, View(*view), colour, self._augmentation), truth
 
 
 class Batches:
@@ -190,7 +197,7 @@ class ImageLoader:
     """Batches `(images, indices, sizes)` of image files, for inference.
 
     images float32 `(B, H, W, C)`; indices int32 `(B,)` into `paths`; sizes int32 `(B, 2)` height, width of the upright
-    images, px. An image that cannot be read is left out and `problems`, a line each, says so once iteration has passed it.
+    images, px. An image that cannot be read is left out; once iteration has passed it, `problems` has a line about it.
     """
 
     def __init__(self, paths: Sequence[str], augmentation: Augmentation, batch_size: int):

@@ -1,8 +1,8 @@
 """Random access to the images of a spec's data sources: KITTI folders and TFRecords, several of each, mixed.
 
-Ground truth is held in flat arrays, image bytes stay on disk: memory per image is its objects and its name. Building the
-index looks at every file once, so that what is missing, empty, truncated or no image at all is known before training
-starts.
+Ground truth is held in flat arrays, image bytes stay on disk: memory per image is its objects and its name. Building
+the index looks at every file once, so that what is missing, empty, truncated or no image at all is known before
+training starts.
 """
 
 import os
