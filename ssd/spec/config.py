@@ -201,7 +201,7 @@ class KittiInput:
 
 @dataclass(frozen=True)
 class CocoInput:
-    """`coco_config`: partition i is `annotation_files[i]` with the images of `image_dirs[i]`, in `num_shards[i]` shards."""
+    """`coco_config`: partition i has `annotation_files[i]`, images in `image_dirs[i]`, `num_shards[i]` shards."""
 
     root: str
     image_dirs: tuple[str, ...]

@@ -144,7 +144,9 @@ class _Reader:
         if near:
             hint = f"did you mean {near[0]}?"
         elif homes:
-            hint = f"{token.text} belongs {f'in {homes[0]}' if homes[0] else 'at the top level'}"
+            hint = (
+                f"it belongs in {homes[0]}" if homes[0] else "it belongs at the top level: is a '}' missing above it?"
+            )
         elif block.name not in self.listed:
             self.listed.add(block.name)
             hint = f"known here: {', '.join(known)}"
@@ -253,7 +255,7 @@ class _Reader:
                     depth += (token.text in _CLOSING) - (token.text in _CLOSING.values())
                 if not depth:
                     return
-            raise _CannotGoOnError(self.error(f"{_CLOSING[opened.text]!r} is missing for this one", opened))
+            raise _CannotGoOnError(self.error(f"this {opened.text!r} has no {_CLOSING[opened.text]!r}", opened))
         while self.token.kind == "string" and self.tokens[self.index + 1].kind == "string":
             self.take()
         if self.token.kind != "sign":

@@ -96,9 +96,11 @@ def test_what_is_given_twice_is_said():
     [
         ("ssd_confg { }", "spec.txt:1:1: ssd_confg is no field of the spec|did you mean ssd_config?"),
         ("ssd_config {\n  nlayer: 3 }", "spec.txt:2:3: nlayer is no field of ssd_config|did you mean nlayers?"),
-        ("ssd_config { top_k: 3 }", "spec.txt:1:14: top_k is no field of ssd_config|top_k belongs in nms_config"),
-        ("nlayers: 18", "spec.txt:1:1: nlayers is no field of the spec|nlayers belongs in ssd_config"),
+        ("ssd_config { top_k: 3 }", "spec.txt:1:14: top_k is no field of ssd_config|it belongs in nms_config"),
+        ("nlayers: 18", "spec.txt:1:1: nlayers is no field of the spec|it belongs in ssd_config"),
         ("nms_config { xyz { a: [1, {}] } }", "spec.txt:1:14: xyz is no field of nms_config|known here: confidence_threshold"),
+        ("eval_config {\nnms_config {\n}", "spec.txt:2:1: nms_config is no field of eval_config|at the top level: is a '}' missing above it?"),
+        ("foo { a: [ {", "spec.txt:1:5: this '{' has no '}'"),
         ("ssd_config { arch: resnet }", "spec.txt:1:20: ssd_config.arch needs a string in quotes, not 'resnet'"),
         ("ssd_config { nlayers: 1.5 }", "ssd_config.nlayers needs a whole number from 0 to 4294967295, not '1.5'"),
         ("ssd_config { nlayers: -1 }", "ssd_config.nlayers needs a whole number from 0 to 4294967295, not '-1'"),
