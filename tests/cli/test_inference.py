@@ -43,18 +43,6 @@ def test_a_folder(model_file, kitti_folder, tmp_path, capsys):
     assert [event["message"] for event in events] == ["Starting SSD Inference.", "Inference finished successfully."]
 
 
-def test_boxes_do_not_depend_on_the_batch(model_file, kitti_folder, tmp_path):
-    texts = []
-    for size in ("1", "4"):
-        assert (
-            infer("-m", model_file, "-i", kitti_folder / "images", "-r", tmp_path / size, "-b", size, "-t", "0.05") == 0
-        )
-        texts.append([path.read_text() for path in sorted((tmp_path / size / "labels").iterdir())])
-    for first, second in zip(*texts, strict=True):
-        numbers = [[float(word) for line in text.splitlines() for word in line.split()[1:]] for text in (first, second)]
-        assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
-
-
 def test_one_image_and_the_default_folder(model_file, kitti_folder, tmp_path, capsys):
     shutil.copy(model_file, tmp_path / "model.keras")
     assert infer("-m", tmp_path / "model.keras", "-i", kitti_folder / "images/001.png") == 0
