@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 
-from ssd import __version__
+from ssd import __version__, native_log
 from ssd.errors import SsdError
 
 # Every verb's module in ssd.commands has `add_arguments(parser)` and `run(args)`.
@@ -22,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb. Returns 0 when done, 2 on bad input, 1 when the run failed, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser(argv).parse_args(argv)
-    _hush_libraries(args.debug)
+    if not args.debug:
+        native_log.keep_from_terminal()
     try:
         return _run(args)
     except KeyboardInterrupt:
@@ -34,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except SsdError as error:
         return _failed(str(error), error.exit_code, args)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error}", 1, args)
     except Exception as error:  # the last resort: a defect of ours must still end in one readable line
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         hint = "" if args.debug else "\n    this looks like a defect of ssd: run again with --debug for the traceback"
@@ -84,11 +88,3 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         common.add_argument("-v", "--verbose", action="store_true", help="print details")
         common.add_argument("--debug", action="store_true", help="print tracebacks")
     return parser
-
-
-def _hush_libraries(debug: bool) -> None:
-    """TensorFlow's and XLA's own log lines mean nothing to a user of `ssd`; must come before their import."""
-    if not debug:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-        os.environ.setdefault("GLOG_minloglevel", "3")
