@@ -8,7 +8,6 @@ import traceback
 
 from ssd import __version__, native_log
 from ssd.errors import SsdError
-from ssd.quiet import import_quietly
 
 # Every verb's module in ssd.commands has `add_arguments(parser)` and `run(args)`.
 COMMANDS = {
