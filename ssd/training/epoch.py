@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from itertools import islice
 
 import keras
 import numpy as np
@@ -12,8 +11,8 @@ from ssd.console import progress as progress_bar
 from ssd.console import say
 from ssd.errors import RunError
 from ssd.training import early_stopping
-from ssd.training.chunks import chunked
 from ssd.training.run import Run
+from ssd.training.shapes import keyed
 from ssd.training.state import Progress
 from ssd.training.step import TrainingModel, regularisation
 from ssd.training.validation import Validation
@@ -44,19 +43,24 @@ def train_epoch(run: Run, progress: Progress) -> dict:
             if progress.position == 0 and run.board.wants_images():
                 run.board.images(progress.epoch + 1, images, truth, run.spec.classes, run.spec.augmentation)
             recent[counter] = np.asarray(truth["index"])
-            training.train_on_batch(images, chunked(truth))
+            training.train_on_batch(images, keyed(truth))
             seen += len(recent[counter])
             bar.update(len(recent[counter]))
             counter += 1
             progress.position += 1
             progress.seconds = before + time.perf_counter() - began
-            if run.interrupt.requested or time.perf_counter() - looked > LOOK_EVERY:
+            stopping = run.interrupt.requested
+            if stopping or time.perf_counter() - looked > LOOK_EVERY:
                 losses = check_losses(run, progress, recent)
                 bar.set_postfix_str(f"loss {losses['loss']:.3f}", refresh=False)
                 run.board.scalars(counter, {"loss": losses["loss"], "lr": _rate(run)})
                 looked = time.perf_counter()
-            run.interrupt.check()
+            if stopping:
+                check_weights(run, progress, recent)
+                run.interrupt.check()
     totals = check_losses(run, progress, recent)
+    if recent:
+        check_weights(run, progress, recent)
     spent = max(time.perf_counter() - began, 1e-9)
     return {
         "epoch": progress.epoch + 1,
@@ -75,14 +79,14 @@ def _batches(loader, progress: Progress) -> Iterator:
     """What is left of the epoch, as the backend takes it."""
     if progress.position >= loader.steps:  # the run was interrupted while it validated
         return
-    for images, truth in islice(iter(loader.epoch(progress.epoch)), progress.position, None):
+    for images, truth in loader.epoch(progress.epoch, skip=progress.position):
         if keras.backend.backend() != "tensorflow":
             images, truth = np.asarray(images), {name: np.asarray(value) for name, value in truth.items()}
         yield images, truth
 
 
 def check_losses(run: Run, progress: Progress, recent: dict[int, np.ndarray]) -> dict[str, float]:
-    """The mean losses of the epoch so far; empties `recent`.
+    """The mean losses of the epoch so far; forgets all of `recent` but the last step.
 
     Raises:
         RunError: a step had a loss that is not finite.
@@ -90,19 +94,35 @@ def check_losses(run: Run, progress: Progress, recent: dict[int, np.ndarray]) ->
     bad = run.training.first_bad_step()
     if bad is not None:
         batch = progress.position - (max(recent) - bad)
-        names = ", ".join(run.loader.names(recent[bad].tolist()))
-        last = run.checkpoints.last
-        state = (
-            f"the last good state is kept: {last}" if progress.history else "no epoch was finished, nothing is saved"
-        )
-        raise RunError(
-            f"the loss is not a finite number at step {bad}, batch {batch} of epoch {progress.epoch + 1}, "
-            f"learning rate {run.schedule.at(bad):.2e}; images of the batch: {names}",
-            hint="usual causes: a learning rate that is too high (lower max_learning_rate, lengthen soft_start), "
-            f"or damaged images or boxes among these\n    {state}",
-        )
-    recent.clear()
+        raise _diverged(run, progress, f"the loss is not finite at step {bad}, batch {batch}", bad, recent)
+    for step in sorted(recent)[:-1]:
+        del recent[step]
     return run.training.totals()
+
+
+def check_weights(run: Run, progress: Progress, recent: dict[int, np.ndarray]) -> None:
+    """Raises RunError where the last update left weights that are not finite: they must not be saved."""
+    if not all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in run.training.detector.weights):
+        step = max(recent)
+        message = f"the weights are not finite after step {step}, batch {progress.position}"
+        raise _diverged(run, progress, message, step, recent)
+
+
+def _diverged(run: Run, progress: Progress, message: str, step: int, recent: dict[int, np.ndarray]) -> RunError:
+    def images(number: int) -> str:
+        return ", ".join(run.loader.names(recent[number].tolist()))
+
+    lines = ["usual causes: a learning rate that is too high (lower max_learning_rate, lengthen soft_start), damaged"]
+    lines[0] += " images, boxes that are wrong"
+    if step - 1 in recent:
+        lines.append(f"images of the batch before, which may have done the harm: {images(step - 1)}")
+    saved = f"the last good state is kept: {run.checkpoints.last}"
+    lines.append(saved if progress.history else "no epoch was finished: nothing is saved")
+    return RunError(
+        f"{message} of epoch {progress.epoch + 1}, learning rate {run.schedule.at(step):.2e}; "
+        f"images of the batch: {images(step)}",
+        hint="\n    ".join(lines),
+    )
 
 
 def conclude_epoch(run: Run, progress: Progress, row: dict) -> dict:

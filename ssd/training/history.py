@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import math
 from pathlib import Path
 
 from ssd.files import whole_file
@@ -59,7 +60,7 @@ def report_status(status: StatusLog, row: dict, num_epochs: int, eta: float) -> 
         "loss": row["loss"],
         "learning_rate": row["lr"],
         "mean average precision": row.get("mAP"),
-        "validation_loss": row.get("validation_loss"),
+        "validation_loss": _finite(row.get("validation_loss")),
     }
     status.write(
         "RUNNING",
@@ -75,7 +76,7 @@ def report_status(status: StatusLog, row: dict, num_epochs: int, eta: float) -> 
         status.write(
             "RUNNING",
             "Evaluation metrics generated.",
-            graphical={"validation loss": row["validation_loss"], "mean average precision": row["mAP"]},
+            graphical={"validation loss": _finite(row["validation_loss"]), "mean average precision": row["mAP"]},
         )
 
 
@@ -121,6 +122,11 @@ def _curve(axes, history: list[dict], name: str, label: str) -> None:
     if points:
         # A single epoch is a point, which a line does not show.
         axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 30 else None)
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _cell(value):

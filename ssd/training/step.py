@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops
 
 from ssd.spec.config import Network
-from ssd.training.chunks import joined
 from ssd.training.loss import ssd_loss
+from ssd.training.shapes import boxes_and_classes
 
 # An average over the last tenth of the steps so far suits runs of any length; the cap is reached at step 45,000.
 EMA_LONGEST = 0.9998
@@ -17,7 +17,7 @@ PARTS = ("loss", "classification", "localisation", "regularisation")
 
 
 class TrainingModel(keras.Model):
-    """The detector with its loss, for `train_on_batch(images, chunked(truth))`.
+    """The detector with its loss, for `train_on_batch(images, keyed(truth))`.
 
     Everything a step counts is a non-trainable weight, so that a step returns nothing and the device need not be
     waited for; `totals` and `first_bad_step` are read when the caller wants them.
@@ -57,7 +57,7 @@ class TrainingModel(keras.Model):
         return self.detector(images, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        boxes, classes = joined(y)
+        boxes, classes = boxes_and_classes(y)
         parts = ssd_loss(y_pred["class_logits"], y_pred["offsets"], boxes, classes, self.anchors, self.network)
         penalty = regularisation(self.detector)
         total = parts["loss"] + penalty

@@ -10,8 +10,8 @@ from ssd.boxes.nms import Detections, detect
 from ssd.evaluation.average_precision import voc_report
 from ssd.evaluation.run import evaluate_loader
 from ssd.spec.config import Experiment
-from ssd.training.chunks import chunked, joined
 from ssd.training.loss import ssd_loss
+from ssd.training.shapes import boxes_and_classes, keyed
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Validation:
 
 
 class Scorer(keras.Model):
-    """Detections and loss of one batch in one pass; `predict_on_batch({"images": ..., **chunked(truth)})`."""
+    """Detections and loss of one batch in one pass; `predict_on_batch({"images": ..., **keyed(truth)})`."""
 
     def __init__(self, detector: keras.Model, anchors: np.ndarray, spec: Experiment):
         super().__init__(name="scorer", dtype="float32")
@@ -45,7 +45,7 @@ class Scorer(keras.Model):
             iou_threshold=nms.iou_threshold,
             top_k=nms.top_k,
         )
-        boxes, classes = joined(batch)
+        boxes, classes = boxes_and_classes(batch)
         loss = ssd_loss(logits, offsets, boxes, classes, self.anchors, network)["loss"]
         return {"loss": ops.reshape(loss, (1,)), **detections._asdict()}
 
@@ -71,7 +71,7 @@ class Validator:
         def predict(images) -> Detections:
             nonlocal losses, images_seen
             stop()
-            scored = self.scorer.predict_on_batch({"images": images, **chunked(self.loader.truth)})
+            scored = self.scorer.predict_on_batch({"images": images, **keyed(self.loader.truth)})
             losses += float(scored["loss"][0]) * len(images)
             images_seen += len(images)
             return Detections(**{name: scored[name] for name in Detections._fields})

@@ -1,0 +1,132 @@
+"""The training step on a network small enough to follow by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from ssd.spec.config import Network
+from ssd.training.shapes import keyed
+from ssd.training.step import TrainingModel, regularisation
+
+NETWORK = Network(
+    dssd=False,
+    arch="resnet",
+    nlayers=10,
+    aspect_ratios=((1.0,),) * 6,
+    scales=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    two_boxes_for_ar1=False,
+    steps=None,
+    offsets=None,
+    clip_boxes=False,
+    variances=(0.1, 0.1, 0.2, 0.2),
+    pred_num_channels=0,
+    alpha=1.0,
+    neg_pos_ratio=3.0,
+    pos_iou_thresh=0.5,
+    neg_iou_thresh=0.5,
+    freeze_blocks=(),
+    freeze_bn=False,
+)
+GRID = 4
+
+
+def anchors() -> np.ndarray:
+    corners = np.stack(np.meshgrid(np.arange(GRID), np.arange(GRID)), -1).reshape(-1, 2) / GRID
+    return np.concatenate([corners, corners + 1 / GRID], axis=1).astype(np.float32)
+
+
+def tiny_detector() -> keras.Model:
+    images = keras.Input((8, 8, 3), name="Input")
+    x = keras.layers.Conv2D(4, 2, strides=2, use_bias=False, kernel_regularizer=keras.regularizers.L2(0.1))(images)
+    x = keras.layers.BatchNormalization(momentum=0.9)(x)
+    x = keras.layers.ReLU()(x)
+    logits = keras.layers.Reshape((-1, 3))(keras.layers.Conv2D(3, 1)(x))
+    offsets = keras.layers.Reshape((-1, 4))(keras.layers.Conv2D(4, 1)(x))
+    return keras.Model(images, {"class_logits": logits, "offsets": offsets})
+
+
+def batch(images: int, seed: int) -> tuple[np.ndarray, dict]:
+    rng = np.random.default_rng(seed)
+    boxes, classes = np.zeros((images, 16, 4), np.float32), np.zeros((images, 16), np.int32)
+    boxes[:, 0] = (0.25, 0.25, 0.5, 0.5)
+    classes[:, 0] = 1 + np.arange(images) % 2
+    return rng.normal(size=(images, 8, 8, 3)).astype(np.float32), keyed({"boxes": boxes, "classes": classes})
+
+
+def training(average: bool, rate: float = 0.01) -> TrainingModel:
+    keras.utils.set_random_seed(0)
+    model = TrainingModel(tiny_detector(), anchors(), NETWORK, tiny_detector() if average else None)
+    jit = keras.backend.backend() != "tensorflow"
+    model.compile(optimizer=keras.optimizers.SGD(rate, momentum=0.9), jit_compile=jit)
+    return model
+
+
+def test_the_loss_falls_and_its_parts_add_up():
+    model = training(average=False, rate=0.05)
+    images, truth = batch(4, seed=1)
+    losses = []
+    for _ in range(30):
+        model.start_epoch()
+        model.train_on_batch(images, truth)
+        losses.append(model.totals()["loss"])
+    totals = model.totals()
+    assert losses[-1] < 0.5 * losses[0]
+    parts = totals["classification"] + NETWORK.alpha * totals["localisation"] + totals["regularisation"]
+    assert totals["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_totals_are_means_over_images_not_over_batches():
+    model = training(average=False, rate=0.0)
+    large, small = batch(4, seed=1), batch(1, seed=2)
+    alone = []
+    for images, truth in (large, small):
+        model.start_epoch()
+        model.train_on_batch(images, truth)
+        alone.append(model.totals()["loss"])
+    model.start_epoch()
+    model.train_on_batch(*large)
+    model.train_on_batch(*small)
+    totals = model.totals()
+    assert totals["images"] == 5
+    assert totals["loss"] == pytest.approx((4 * alone[0] + alone[1]) / 5, rel=1e-5)
+
+
+def test_the_average_follows_weights_and_batch_statistics():
+    model = training(average=True, rate=0.1)
+    expected = [weight.astype(np.float64) for weight in model.detector.get_weights()]
+    for step in range(1, 6):
+        weights = model.detector.get_weights()  # the update comes after the averaging
+        model.train_on_batch(*batch(4, seed=step))
+        statistics = model.detector.get_weights()
+        keep = min(0.9998, step / (10 + step))
+        for index, variable in enumerate(model.detector.weights):
+            # Batch statistics are renewed by the forward pass, before the averaging.
+            value = statistics[index] if "moving" in variable.name else weights[index]
+            expected[index] = keep * expected[index] + (1 - keep) * value
+    assert model.evaluated is model.average
+    for found, wanted in zip(model.average.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_the_average_is_not_trained():
+    model = training(average=True)
+    assert len(model.trainable_variables) == len(model.detector.trainable_variables)
+
+
+def test_the_first_loss_that_is_not_finite_is_remembered():
+    model = training(average=False)
+    model.train_on_batch(*batch(2, seed=0))
+    assert model.first_bad_step() is None
+    broken = next(layer for layer in model.detector.layers if isinstance(layer, keras.layers.Conv2D) and layer.use_bias)
+    broken.bias.assign(np.full(broken.bias.shape, np.nan))
+    model.train_on_batch(*batch(2, seed=1))
+    model.train_on_batch(*batch(2, seed=2))
+    assert model.first_bad_step() == 1
+
+
+def test_regularisation_is_that_of_the_trained_kernels():
+    detector = tiny_detector()
+    kernel = detector.layers[1].kernel
+    assert float(regularisation(detector)) == pytest.approx(0.1 * float(np.square(keras.ops.convert_to_numpy(kernel)).sum()), rel=1e-5)
+    detector.layers[1].trainable = False
+    assert float(regularisation(detector)) == 0
