@@ -4,10 +4,12 @@ Training, evaluation and inference share these functions, so they see the same p
 (bit for bit what Pillow decodes), bilinear resize with half-pixel centres and without antialiasing, BGR minus mean.
 """
 
+import io
 import os
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from ssd.data.image_header import BadImage, read_header
 from ssd.spec.config import Augmentation
@@ -123,9 +125,14 @@ def _is_jpeg(contents: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(contents, 0, 3) == b"\xff\xd8\xff"
 
 
-def _orientation(contents: bytes) -> np.int32:
+def _as_bytes(value) -> bytes:
+    # numpy_function hands over bytes in a graph and a 0-d array of objects outside of one.
+    return value if isinstance(value, bytes) else value.item()
+
+
+def _orientation(contents) -> np.int32:
     try:
-        return np.int32(read_header(contents).orientation)
+        return np.int32(read_header(_as_bytes(contents)).orientation)
     except BadImage:
         return np.int32(1)  # the decoder says what is wrong
 
@@ -147,10 +154,6 @@ def _decode_with_pillow(contents: tf.Tensor) -> tf.Tensor:
     return image
 
 
-def _pillow_pixels(contents: bytes) -> np.ndarray:
-    import io
-
-    from PIL import Image
-
-    with Image.open(io.BytesIO(contents)) as image:
+def _pillow_pixels(contents) -> np.ndarray:
+    with Image.open(io.BytesIO(_as_bytes(contents))) as image:
         return np.array(image.convert("RGB"))
