@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from ssd.deploy import predictors
 from ssd.deploy.predictors import KerasPredictor, load_predictor
-from ssd.errors import ModelError
+from ssd.errors import ModelError, SsdError
 from ssd.models import checkpoint
 from ssd.models.checkpoint import save_model
 from ssd.models.detector import anchors_for, build_detector
@@ -171,6 +172,19 @@ def test_the_stored_spec_serves_where_none_is_given(stored, path, predictor, ima
     assert loaded.input_shape == (128, 160, 3)
     for one, other in zip(loaded.predict(images), predictor.predict(images), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_resolved_spec_travels_inside_the_model(tmp_path):
+    from ssd.spec import experiment_from_text
+
+    demo = Path(__file__).parents[2] / "specs" / "demo_train.txt"
+    experiment = experiment_from_text(demo.read_text(), "demo", "inference")
+    model = build_detector(experiment.network, (128, 160, 3), 3)
+    save_model(tmp_path / "model.keras", model, experiment.text)
+    assert load_predictor(tmp_path / "model.keras").spec == experiment
+    save_model(tmp_path / "model.keras", model, experiment.text.replace('"resnet"', '"resnext"'))
+    with pytest.raises(SsdError, match="resnext"):
+        load_predictor(tmp_path / "model.keras")
 
 
 def test_a_given_spec_decides_on_nms_and_the_model_on_its_network(stored, path, caplog):
