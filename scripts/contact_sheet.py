@@ -1,6 +1,6 @@
 """Augmented training samples with their boxes, as one picture: look at it before training.
 
-    python scripts/contact_sheet.py -e specs/demo_resnet18.txt -o contact_sheet.png [-n 32] [--epoch 0]
+python scripts/contact_sheet.py -e specs/demo_resnet18.txt -o contact_sheet.png [-n 32] [--epoch 0]
 """
 
 import argparse

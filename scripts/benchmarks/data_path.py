@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/data_path.py [--images FOLDER] [--rounds 5] [--json data_path.json]
 
-500x375 JPEGs, in bytes near those of Pascal VOC, to a 300x300 network input, all augmentation on, on as many CPUs as the
-process may use (for 2: `taskset -c 0,1 python ...`). The three take turns in every round, so that other load on the
+500x375 JPEGs, in bytes near those of Pascal VOC, to a 300x300 network input, all augmentation on, on as many CPUs as
+the process may use (for 2: `taskset -c 0,1 python ...`). The three take turns in every round, so that other load on the
 machine hits all alike; a ratio is taken within a round, its median and spread are over rounds. CPU time per image
 depends on other load much less than images/s do. Starting an epoch is part of the pipeline's time.
 """

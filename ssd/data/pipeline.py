@@ -66,7 +66,7 @@ class Loader:
         # How many objects a batch has room for is known beforehand, so samples are born padded and merely stacked.
         most = np.maximum.reduceat(self._index.counts[order], np.arange(0, self.samples, batch))
         room = (np.maximum(-(-most // PADDING), 1) * PADDING).astype(np.int32)
-        order, room = order[skip * batch :], room[skip * batch :]
+        order, room = order[skip * batch :], room[skip:]
         number = tf.constant(epoch, tf.int32)
         dataset = tf.data.Dataset.from_tensor_slices(order).batch(batch)
         dataset = tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(room))

@@ -208,7 +208,9 @@ def test_a_flipped_picture_is_the_mirrored_one():
     for extent in ([1.0, 1.0], [2.5, 2.5]):
         spec = augmentation()
         plain, flipped = (
-            snap(tf.constant([-0.4, -0.9]) * (extent[0] > 1), tf.constant(extent), tf.constant([80.0, 50.0]), flip, spec)
+            snap(
+                tf.constant([-0.4, -0.9]) * (extent[0] > 1), tf.constant(extent), tf.constant([80.0, 50.0]), flip, spec
+            )
             for flip in (tf.constant(False), tf.constant(True))
         )
         left, right = (cut_out(png(rgb), tf.constant(1), view, None, spec).numpy() for view in (plain, flipped))
@@ -240,7 +242,7 @@ def test_how_often_and_how_far():
     assert 1 / 7 < whole.mean() < 0.35  # one option of seven, and what impossible ones leave to it
     assert extent.min() >= 300
     ratios = extent[:, 0] / extent[:, 1]
-    assert 0.49 < ratios.min() and ratios.max() < 2.01
+    assert ratios.min() > 0.49 and ratios.max() < 2.01
     matrix, offset = (part.numpy() for part in colour_transform(draws, spec))
     untouched = np.all(np.abs(matrix - np.eye(3)) < 1e-5, axis=(1, 2)) & (np.abs(offset) < 1e-5)
     assert 0.035 < untouched.mean() < 0.095  # each of four with probability one half: 1/16
