@@ -151,6 +151,13 @@ def test_a_smaller_batch_is_the_same_without_compiling_anew(predictor, images, m
     assert seen == [4, 4, 4]
 
 
+def test_a_larger_batch_may_follow(model, predictor, images):
+    late = KerasPredictor(model, EXPERIMENT)
+    late.predict(images[:1])
+    for one, other in zip(late.predict(images), predictor.predict(images), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_images_of_another_size_are_refused(predictor):
     for shape in ((1, 160, 128, 3), (1, 128, 160, 1), (128, 160, 3)):
         with pytest.raises(ModelError, match="do not fit the network input"):
@@ -179,7 +186,8 @@ def test_the_resolved_spec_travels_inside_the_model(tmp_path):
 
     demo = Path(__file__).parents[2] / "specs" / "demo_train.txt"
     experiment = experiment_from_text(demo.read_text(), "demo", "inference")
-    model = build_detector(experiment.network, (128, 160, 3), 3)
+    size = experiment.augmentation
+    model = build_detector(experiment.network, (size.height, size.width, size.channels), len(experiment.classes))
     save_model(tmp_path / "model.keras", model, experiment.text)
     assert load_predictor(tmp_path / "model.keras").spec == experiment
     save_model(tmp_path / "model.keras", model, experiment.text.replace('"resnet"', '"resnext"'))

@@ -84,7 +84,7 @@ def run_python(program, *arguments, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout
