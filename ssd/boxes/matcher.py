@@ -12,6 +12,7 @@ from ssd.boxes.iou import iou
 
 BACKGROUND = 0
 NEUTRAL = -1
+SMALLEST_IOU = 1e-6
 
 
 def match(boxes, classes, anchors, pos_iou, neg_iou):
@@ -34,14 +35,18 @@ def match(boxes, classes, anchors, pos_iou, neg_iou):
     anchors = ops.convert_to_tensor(anchors, dtype="float32")
     classes = ops.cast(classes, "int32")
 
-    best_iou, matched, candidate_ious, candidates = _overlaps(boxes, classes > 0, anchors)
+    real = classes > 0
+    # Padding overlaps nothing.
+    boxes = ops.where(real[..., None], boxes, 0.0)
+    best_iou, matched, candidate_ious, candidates = _overlaps(boxes, real, anchors)
     own_anchor = _one_anchor_each(candidate_ious, candidates, anchors.shape[0])
     owner = _scatter_owners(own_anchor, anchors.shape[0])
 
     owned = owner >= 0
     matched = ops.where(owned, owner, matched)
     positive = ops.logical_or(owned, best_iou >= pos_iou)
-    other = ops.where(best_iou >= neg_iou, NEUTRAL, BACKGROUND)
+    # Even at a threshold of 0 an anchor that overlaps nothing is background.
+    other = ops.where(best_iou >= max(neg_iou, SMALLEST_IOU), NEUTRAL, BACKGROUND)
     return ops.where(positive, gather_rows(classes, matched), other), matched
 
 
@@ -49,8 +54,8 @@ def _overlaps(boxes, real, anchors):
     """One walk over the ground truth: the best of each anchor, and the best few anchors of each.
 
     Returns:
-        best_iou `(B, A)` (-1 without ground truth), best `(B, A)` its index, and for every ground truth its
-        best anchors in falling order: ious `(B, M, k)` (-1 for padding) and indices int32 `(B, M, k)`.
+        best_iou `(B, A)` (0 without ground truth), best `(B, A)` its index, and for every ground truth its
+        best anchors in falling order: ious `(B, M, k)` (0 for padding) and indices int32 `(B, M, k)`.
     """
     batch, rows, number = ops.shape(boxes)[0], ops.shape(boxes)[1], anchors.shape[0]
     # Others can take at most M - 1 anchors, so its M best are all that a ground truth can need.
@@ -63,8 +68,7 @@ def _overlaps(boxes, real, anchors):
 
     def step(row, best_iou, best, ious, indices):
         box = ops.slice(boxes, (0, row, 0), (batch, 1, 4))
-        is_real = ops.slice(real, (0, row), (batch, 1))
-        overlap = ops.where(is_real, iou(box, anchors)[:, 0, :], -1.0)
+        overlap = iou(box, anchors)[:, 0, :]
         best = ops.where(overlap > best_iou, row, best)
         best_iou = ops.maximum(overlap, best_iou)
         top, index = ops.top_k(overlap, width)
@@ -74,9 +78,9 @@ def _overlaps(boxes, real, anchors):
 
     start = (
         ops.convert_to_tensor(0, dtype="int32"),
-        ops.full((batch, number), -1.0, dtype="float32"),
+        ops.zeros((batch, number), dtype="float32"),
         ops.zeros((batch, number), dtype="int32"),
-        ops.full((batch, rows, width), -1.0, dtype="float32"),
+        ops.zeros((batch, rows, width), dtype="float32"),
         ops.zeros((batch, rows, width), dtype="int32"),
     )
     return ops.while_loop(more, step, start)[1:]
