@@ -1,0 +1,341 @@
+"""Whole runs on real files with a network that trains in seconds: what is saved, resumed, refused and reported."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd.errors import InputError, ModelError, RunError
+from ssd.models.checkpoint import load_model, read_state
+from ssd.spec import load_experiment
+from ssd.training import run as run_module
+from ssd.training import trainer
+from ssd.training.interrupt import Stopped
+from ssd.training.trainer import Request, train
+
+SPEC = """
+random_seed: {seed}
+ssd_config {{ arch: "resnet" nlayers: 10 scales: "[0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]" aspect_ratios_global: "[1.0]"
+  variances: "[0.1, 0.1, 0.2, 0.2]" }}
+training_config {{
+  batch_size_per_gpu: {batch} num_epochs: {epochs}
+  learning_rate {{ soft_start_annealing_schedule {{
+    min_learning_rate: 1e-4 max_learning_rate: {rate} soft_start: 0.1 annealing: 0.6 }} }}
+  regularizer {{ type: L2 weight: 1e-4 }} checkpoint_interval: 2 {extra}
+}}
+eval_config {{ validation_period_during_training: {period} average_precision_mode: INTEGRATE batch_size: 4 }}
+nms_config {{ confidence_threshold: 0.05 clustering_iou_threshold: 0.5 top_k: 20 }}
+augmentation_config {{ output_width: 128 output_height: 128 output_channel: 3
+  random_crop_min_scale: 1 random_crop_max_scale: 1 random_crop_min_ar: 1 random_crop_max_ar: 1
+  zoom_out_min_scale: 1 zoom_out_max_scale: 1 brightness: 20 contrast: 0 saturation: 0 hue: 0 }}
+dataset_config {{
+  data_sources {{ image_directory_path: "{data}/images" label_directory_path: "{data}/labels" }}
+  {validation}
+  target_class_mapping {{ key: "red" value: "red" }} target_class_mapping {{ key: "blue" value: "{blue}" }}
+}}
+"""
+VALIDATION = 'validation_data_sources {{ image_directory_path: "{data}/images" label_directory_path: "{data}/labels" }}'
+PLAIN_COLUMNS = {"seconds", "images_per_second", "data_wait"}  # differ between equal runs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Eight pictures of a red or blue square."""
+    folder = tmp_path_factory.mktemp("squares")
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(8):
+        image = rng.integers(90, 110, (128, 128, 3), dtype=np.uint8)
+        name, color = (("red", (230, 30, 30)), ("blue", (30, 30, 230)))[number % 2]
+        left, top = rng.integers(0, 88, 2)
+        image[top : top + 40, left : left + 40] = color
+        row = f"{name} 0 0 0 {left} {top} {left + 40} {top + 40} 0 0 0 0 0 0 0\n"
+        Image.fromarray(image).save(folder / "images" / f"{number:03d}.png")
+        (folder / "labels" / f"{number:03d}.txt").write_text(row)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    """A 4x4 grid of anchors on a pooled picture, in place of a ResNet."""
+
+    def build(network, shape, classes, regularizer):
+        images = keras.Input(shape, name="Input")
+        x = keras.layers.AveragePooling2D(32)(images)
+        x = keras.layers.Conv2D(8, 1, use_bias=False, kernel_regularizer=keras.regularizers.L2(1e-4), name="conv1")(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="bn1")(x))
+        logits = keras.layers.Conv2D(1 + classes, 1, name="ssd_conf_0")(x)
+        offsets = keras.layers.Conv2D(4, 1, name="ssd_loc_0")(x)
+        outputs = {
+            "class_logits": keras.layers.Reshape((-1, 1 + classes), name="logits")(logits),
+            "offsets": keras.layers.Reshape((-1, 4), name="offsets")(offsets),
+        }
+        return keras.Model(images, outputs)
+
+    corners = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2) / 4
+    anchors = np.concatenate([corners, corners + 0.25], axis=1).astype(np.float32)
+    monkeypatch.setattr(run_module, "build_detector", build)
+    monkeypatch.setattr(run_module, "anchors_for", lambda model, spec: anchors)
+    monkeypatch.setattr(run_module, "apply_freezing", lambda model, network: [])
+    monkeypatch.setattr(trainer, "banner", lambda *args: None)
+
+
+@pytest.fixture
+def spec(data, tmp_path):
+    def make(*, validated=True, **values):
+        defaults = {"seed": 7, "batch": 4, "epochs": 4, "rate": 0.02, "extra": "", "period": 2, "blue": "blue"}
+        validation = VALIDATION.format(data=data) if validated else ""
+        path = tmp_path / "spec.txt"
+        path.write_text(SPEC.format(**{**defaults, **values}, data=data, validation=validation))
+        return load_experiment(path, "train")
+
+    return make
+
+
+def interrupt_at(monkeypatch, batch: int, number=signal.SIGINT):
+    """Sends this process a signal while the `batch`-th step of the run is under way."""
+    step, done = run_module.TrainingModel.train_on_batch, []
+
+    def train_on_batch(self, *args, **kwargs):
+        done.append(1)
+        if len(done) == batch:
+            os.kill(os.getpid(), number)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(run_module.TrainingModel, "train_on_batch", train_on_batch)
+
+
+def contents(path: Path) -> dict[str, np.ndarray]:
+    artifact = load_model(path, verb=None)
+    return {**artifact.arrays, **{str(i): w for i, w in enumerate(artifact.model.get_weights())}}
+
+
+def assert_same_run(one: Path, other: Path):
+    """Every number of the two last checkpoints, to the bit, and what they report."""
+    name = "weights/ssd_resnet10_last.keras"
+    found, wanted = contents(one / name), contents(other / name)
+    assert found.keys() == wanted.keys()
+    assert [key for key in found if not np.array_equal(found[key], wanted[key])] == []
+    for key in ("epoch", "position", "best_map", "best_epoch", "stopping"):
+        assert read_state(one / name)[0][key] == read_state(other / name)[0][key]
+    assert plain_csv(one) == plain_csv(other)
+
+
+def plain_csv(folder: Path) -> list[dict]:
+    with (folder / "ssd_training_log_resnet10.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in PLAIN_COLUMNS} for row in csv.DictReader(file)]
+
+
+def status_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "status.json").open()]
+
+
+def test_a_run_leaves_checkpoints_log_curves_and_status(spec, tmp_path):
+    folder = train(
+        spec(extra="visualizer { enabled: true num_images: 2 weight_histograms: true }"), tmp_path / "r", Request()
+    )
+    weights = {path.name for path in (folder / "weights").iterdir()}
+    assert weights == {f"ssd_resnet10_{name}.keras" for name in ("epoch_002", "epoch_004", "last", "best")}
+    rows = plain_csv(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["mAP"] == "nan" for row in rows] == [True, False, True, False]
+    assert float(rows[-1]["lr"]) == pytest.approx(1e-4, rel=1e-3)
+    losses = [float(row["loss"]) for row in rows]
+    assert losses[-1] < losses[0]
+    parts = ("classification_loss", "localisation_loss", "regularisation_loss")
+    assert losses[0] == pytest.approx(sum(float(rows[0][part]) for part in parts), rel=1e-4)
+    lines = status_of(folder)
+    assert (lines[0]["status"], lines[0]["message"]) == ("STARTED", "Starting Training Loop.")
+    assert (lines[-1]["status"], lines[-1]["message"]) == ("SUCCESS", "Training finished successfully.")
+    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3, 4]
+    assert (folder / "learning_curve.png").stat().st_size > 10_000
+    state, _ = read_state(folder / "weights/ssd_resnet10_best.keras")
+    assert state["best_map"] == max(row["mAP"] for row in state["history"] if row.get("mAP") is not None)
+    assert tags(folder / "events") >= {
+        "loss",
+        "lr",
+        "mAP",
+        "validation_loss",
+        "AP_red",
+        "batch_imgs/1",
+        "weights/conv1/kernel",
+    }
+
+
+def tags(folder: Path) -> set[str]:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    (path,) = folder.iterdir()
+    return {value.tag for event in EventFileLoader(str(path)).Load() for value in event.summary.value}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(spec, tmp_path, monkeypatch):
+    experiment = spec(batch=3, extra="model_ema: true")  # batches of 3, 3 and 2
+    whole = train(experiment, tmp_path / "whole", Request(deterministic=True))
+    # In the middle of an epoch, and before its last batch, the short one.
+    for step, number in ((4, signal.SIGINT), (8, signal.SIGTERM)):
+        cut = tmp_path / f"cut{step}"
+        with monkeypatch.context() as patched:
+            interrupt_at(patched, step, number)
+            with pytest.raises(Stopped):
+                train(experiment, cut, Request(deterministic=True))
+        assert read_state(cut / "weights/ssd_resnet10_last.keras")[0]["position"] == (step - 1) % 3 + 1
+        assert status_of(cut)[-1]["message"] == "Training was interrupted"
+        train(experiment, cut, Request(resume=True, deterministic=True))
+        assert_same_run(whole, cut)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(spec, tmp_path, capfd):
+    from ssd import console
+
+    console.set_up()
+    experiment = spec()
+    whole = train(experiment, tmp_path / "whole", Request(deterministic=True))
+    cut = shutil.copytree(whole, tmp_path / "cut")
+    for name in ("last", "epoch_004", "best"):
+        path = cut / f"weights/ssd_resnet10_{name}.keras"
+        path.write_bytes(path.read_bytes()[:5000])
+    train(experiment, cut, Request(resume=True, deterministic=True))
+    assert "does not load" in capfd.readouterr().err
+    assert_same_run(whole, cut)
+
+
+def test_resume_has_rules(spec, tmp_path, capfd):
+    from ssd import console
+
+    console.set_up()
+    folder = tmp_path / "r"
+    with pytest.raises(InputError, match="no checkpoint"):
+        train(spec(), folder, Request(resume=True))
+    assert not folder.exists()
+    train(spec(epochs=2), folder, Request())
+    last = folder / "weights/ssd_resnet10_last.keras"
+    with pytest.raises(InputError, match="checkpoints of another run"):
+        train(spec(epochs=2), folder, Request())
+    before = last.read_bytes()
+    train(spec(epochs=2), folder, Request(resume=True))
+    assert "nothing to resume: all 2 epochs are trained" in capfd.readouterr().out
+    assert last.read_bytes() == before
+    with pytest.raises(ModelError, match=r"dataset_config\.classes"):
+        train(spec(epochs=3, blue="azure"), folder, Request(resume=True))
+    with pytest.raises(ModelError, match=r"training_config\.optimizer\.kind: sgd -> adam"):
+        train(spec(epochs=3, extra="optimizer { adam { } }"), folder, Request(resume=True))
+    # More epochs, another rate and other batches are what one may want to change.
+    train(spec(epochs=3, rate=0.01, batch=8), folder, Request(resume=True))
+    said = capfd.readouterr().err
+    assert "training_config.num_epochs: 2 -> 3" in said
+    assert "training_config.learning_rate.max_learning_rate: 0.02 -> 0.01" in said
+    assert [row["epoch"] for row in plain_csv(folder)] == ["1", "2", "3"]
+    state, arrays = read_state(last)
+    assert state["epoch"] == 3
+    assert int(arrays["optimizer.0000"]) == 3  # the schedule goes on at two thirds: there is one batch an epoch now
+
+
+def test_the_original_way_of_resuming_and_initial_weights(spec, tmp_path):
+    first = train(spec(), tmp_path / "first", Request(deterministic=True))
+    second = first / "weights/ssd_resnet10_epoch_002.keras"
+    with pytest.raises(InputError, match="is the state after epoch 2") as caught:
+        train(spec(), tmp_path / "x", Request(weights=str(second), initial_epoch=5))
+    assert "--initial_epoch 3" in caught.value.hint
+    with pytest.raises(InputError, match="holds later epochs"):
+        train(spec(), first, Request(weights=str(second), initial_epoch=3))
+    with pytest.raises(InputError, match="needs the checkpoint"):
+        train(spec(), tmp_path / "x", Request(initial_epoch=3))
+    with pytest.raises(ModelError, match="no such model file"):
+        train(spec(), tmp_path / "x", Request(weights=str(tmp_path / "none.keras")))
+    assert not (tmp_path / "x").exists()
+    resumed = train(spec(), tmp_path / "resumed", Request(weights=str(second), initial_epoch=3, deterministic=True))
+    assert_same_run(first, resumed)
+    named = train(spec(extra=f'resume_model_path: "{second}"'), tmp_path / "named", Request(deterministic=True))
+    assert plain_csv(named) == plain_csv(first)
+    fresh = train(spec(epochs=1, extra=f'pretrain_model_path: "{second}"'), tmp_path / "fresh", Request())
+    assert [row["epoch"] for row in plain_csv(fresh)] == ["1"]
+    assert float(plain_csv(fresh)[0]["loss"]) < float(plain_csv(first)[0]["loss"])
+
+
+@pytest.mark.parametrize("monitor", ["loss", "validation_loss"])
+def test_early_stopping_validates_and_saves_the_last_epoch(monitor, spec, tmp_path, capfd):
+    from ssd import console
+
+    console.set_up()
+    rule = f'early_stopping {{ monitor: "{monitor}" min_delta: 1000 patience: 1 }}'
+    experiment = spec(epochs=9, extra=rule, period=2)
+    folder = train(experiment, tmp_path / "r", Request())
+    end = 2 if monitor == "loss" else 4
+    assert plain_csv(folder)[-1]["epoch"] == str(end)
+    assert plain_csv(folder)[-1]["mAP"] != "nan"
+    assert (folder / f"weights/ssd_resnet10_epoch_{end:03d}.keras").exists()
+    assert f"early stopping: {monitor} has not fallen by 1000 since epoch" in capfd.readouterr().out
+    train(experiment, folder, Request(resume=True))
+    assert f"early stopping ended the run after epoch {end}" in capfd.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_state(spec, tmp_path, monkeypatch):
+    step, done = run_module.TrainingModel.train_on_batch, []
+
+    def train_on_batch(self, images, truth):
+        done.append(1)
+        if len(done) == 4:  # the second batch of the second epoch
+            self.detector.get_layer("ssd_conf_0").bias.assign([np.nan] * 3)
+        return step(self, images, truth)
+
+    monkeypatch.setattr(run_module.TrainingModel, "train_on_batch", train_on_batch)
+    with pytest.raises(RunError, match="not finite at step 3, batch 2 of epoch 2") as caught:
+        train(spec(), tmp_path / "r", Request())
+    text = str(caught.value)
+    assert "learning rate" in text
+    names = text.split("images of the batch: ")[1].splitlines()[0].split(", ")
+    from ssd.data.pipeline import training_loader
+
+    loader = training_loader(spec(), batch_size=4)
+    batches = [truth["index"] for _, truth in loader.epoch(1)]
+    assert names == loader.names(np.asarray(batches[1]))
+    assert "images of the batch before" in text
+    state, _ = read_state(tmp_path / "r/weights/ssd_resnet10_last.keras")
+    assert state["epoch"] == 1
+    assert all(np.isfinite(value).all() for value in contents(tmp_path / "r/weights/ssd_resnet10_last.keras").values())
+    assert status_of(tmp_path / "r")[-1]["status"] == "FAILURE"
+
+
+def test_weights_that_the_last_step_broke_are_not_saved(spec, tmp_path, monkeypatch):
+    step, done = run_module.TrainingModel.train_on_batch, []
+
+    def train_on_batch(self, images, truth):
+        step(self, images, truth)
+        done.append(1)
+        if len(done) == 2:
+            self.detector.get_layer("conv1").kernel.assign(np.full((1, 1, 3, 8), np.inf))
+
+    monkeypatch.setattr(run_module.TrainingModel, "train_on_batch", train_on_batch)
+    with pytest.raises(RunError, match="weights are not finite after step 1, batch 2 of epoch 1") as caught:
+        train(spec(), tmp_path / "r", Request())
+    assert "nothing is saved" in str(caught.value)
+    assert not list((tmp_path / "r").glob("weights/*.keras"))
+
+
+def test_a_shortage_of_memory_names_the_cure(spec, tmp_path, monkeypatch):
+    def train_on_batch(self, *args):
+        raise RuntimeError("RESOURCE_EXHAUSTED: OOM when allocating tensor")
+
+    monkeypatch.setattr(run_module.TrainingModel, "train_on_batch", train_on_batch)
+    with pytest.raises(RunError, match="out of memory with batches of 4 images of 128x128") as caught:
+        train(spec(), tmp_path / "r", Request())
+    assert "batch_size_per_gpu (to 2)" in caught.value.hint
+    assert status_of(tmp_path / "r")[-1]["status"] == "FAILURE"
+
+
+def test_without_validation_data_there_is_no_best(spec, tmp_path):
+    folder = train(spec(validated=False, epochs=1), tmp_path / "r", Request())
+    assert {path.name for path in (folder / "weights").iterdir()} == {
+        "ssd_resnet10_epoch_001.keras",
+        "ssd_resnet10_last.keras",
+    }
+    assert "mAP" not in plain_csv(folder)[0]
