@@ -104,7 +104,7 @@ def load_model(path: str | os.PathLike, *, precision: str = "float32", verb: str
         ModelError: not a file, not ours, damaged, or with layers that are not Keras' or ours.
         SpecError: the stored spec does not serve `verb`.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     with _open(path) as archive:
         spec_text, state, arrays = _read_extras(path, archive)
         spec = None
@@ -118,15 +118,17 @@ def load_model(path: str | os.PathLike, *, precision: str = "float32", verb: str
 
 def read_state(path: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray]]:
     """The state that was saved with a model, without building the network."""
-    with _open(Path(path)) as archive:
-        _, state, arrays = _read_extras(Path(path), archive)
+    path = Path(path).expanduser()
+    with _open(path) as archive:
+        _, state, arrays = _read_extras(path, archive)
     return state, arrays
 
 
 def read_spec_text(path: str | os.PathLike) -> str:
     """The resolved spec that was saved with a model, without building the network."""
-    with _open(Path(path)) as archive:
-        return _read(Path(path), archive, SPEC).decode("utf-8")
+    path = Path(path).expanduser()
+    with _open(path) as archive:
+        return _read(path, archive, SPEC).decode("utf-8")
 
 
 def _restore(path: Path, archive: zipfile.ZipFile, precision: str) -> keras.Model:
