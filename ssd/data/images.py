@@ -121,6 +121,18 @@ def network_input(rgb: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
     return tf.ensure_shape(image, (augmentation.height, augmentation.width, augmentation.channels))
 
 
+def decoding_fault(contents: bytes) -> str | None:
+    """Why image bytes do not decode, or None where they do."""
+    try:
+        read_header(contents)
+        decode(tf.constant(contents))
+    except BadImage as error:
+        return str(error)
+    except tf.errors.OpError:
+        return "the image is damaged: its header is fine and its pixels do not decode"
+    return None
+
+
 def _is_jpeg(contents: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(contents, 0, 3) == b"\xff\xd8\xff"
 

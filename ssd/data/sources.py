@@ -72,7 +72,7 @@ class ImageIndex:
         """The image file as it is. Raises DataError naming it."""
         offset, length, start, size = self.spans[index].tolist()
         if length < 0:
-            return _read_file(self.files[index])
+            return read_file(self.files[index])
         return records.read_payload(self.files[index], offset, length)[start : start + size]
 
 
@@ -213,7 +213,7 @@ def _kitti_entry(image: str, label: str | None, indices: dict[str, int], classes
     entry = None
     if not any(problem.loses == "image" for problem in problems):
         try:
-            header = read_header(_read_file(image))
+            header = read_header(read_file(image))
             _, objects, misplaced = place(rows, (header.height, header.width), indices, label)
             problems += misplaced
             entry = _Entry(image, image, (0, -1, 0, 0), header, objects)
@@ -285,7 +285,8 @@ def _pack(entries: list[_Entry], difficult_too: bool) -> ImageIndex:
     )
 
 
-def _read_file(path: str | os.PathLike) -> bytes:
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of an image file. Raises DataError naming it."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()

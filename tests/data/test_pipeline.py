@@ -146,6 +146,16 @@ def test_an_epoch_can_go_on_from_any_batch(folders):
     assert list(loader.epoch(5, skip=4)) == []
 
 
+def test_an_epoch_that_follows_another_is_as_one_started_afresh(folders):
+    running, fresh = (training_loader(experiment(folders), batch_size=4) for _ in range(2))
+    list(running.epoch(0))
+    assert [len(images) for images, _ in running.epoch(1)] == [4, 3]
+    for (a, truth), (b, expected) in zip(running.epoch(2), fresh.epoch(2), strict=True):
+        np.testing.assert_array_equal(a, b)
+        for key in expected:
+            np.testing.assert_array_equal(truth[key], expected[key])
+
+
 @pytest.mark.parametrize("channels", [3, 1])
 def test_training_without_augmentation_sees_what_evaluation_sees(folders, channels):
     spec = augmentation(**PLAIN, **NO_JITTER, channels=channels, mean=(117.0,) if channels == 1 else (1.0, 2.0, 3.0))

@@ -1,0 +1,222 @@
+"""Batches of an image index, by tf.data: what `training_loader` and `evaluation_loader` return.
+
+The order of an epoch is a permutation by (seed, epoch) and the augmentation of a sample a function of (seed, epoch,
+index), so neither depends on threads, and any epoch can be had again, from any batch on.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from ssd.data import images
+from ssd.data.augment import View, choose_view, colour_transform, cut_out, move_boxes, uniforms
+from ssd.data.image_header import read_header
+from ssd.data.sources import ImageIndex
+from ssd.errors import DataError
+from ssd.spec.config import Augmentation
+
+# Ground truth of a batch is padded to a multiple of this: few different shapes, few compilations of the training step.
+PADDING = 16
+# Graphs are written as such; AutoGraph would only take time to find nothing to convert.
+_PLAIN = tf.autograph.experimental.do_not_convert
+
+
+class Loader:
+    """The images of a list of sources as batches `(images, truth)`.
+
+    images: float32 `(B, H, W, C)`, BGR or gray minus mean. truth: "boxes" float32 `(B, M, 4)` corners relative to the
+    network input, "classes" int32 `(B, M)` with 0 for padding, "difficult" bool `(B, M)`, "index" int32 `(B,)` position
+    in this loader, "size" int32 `(B, 2)` height, width of the upright image, px. The last batch may be short.
+
+    Attributes:
+        samples: images.
+        steps: batches of one epoch.
+    """
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        workers: int | None = None,
+        prefetch: int | None = None,
+    ):
+        """With a `seed`, order and pixels are random (training); without, neither is."""
+        self._index, self._augmentation, self._batch_size, self._seed = index, augmentation, batch_size, seed
+        self._workers, self._prefetch = workers, prefetch
+        self._running: tuple[int, Iterator] | None = None
+        self.samples = len(index)
+        self.steps = -(-self.samples // batch_size)
+        self._truth = {
+            name: tf.constant(getattr(index, name))
+            for name in ("boxes", "classes", "difficult", "sizes", "orientations")
+        }
+        self._truth["starts"] = tf.constant(index.starts, tf.int32)
+
+    def epoch(self, epoch: int, skip: int = 0) -> "Batches":
+        """The batches of one epoch (from 0), without the first `skip` of them."""
+        return Batches(self, epoch, skip)
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """What images are called in messages: a path, or a shard and a frame."""
+        return [self._index.names[int(index)] for index in np.asarray(indices).reshape(-1)]
+
+    def image_bytes(self, index: int) -> bytes:
+        """The image file as it is."""
+        return self._index.read(int(index))
+
+    def fault(self, indices: Sequence[int]) -> DataError | None:
+        """What is wrong with the first of these images that does not decode now; None where all do."""
+        for index in map(int, indices):
+            try:
+                contents = self._index.read(index)
+            except DataError as unreadable:
+                return unreadable
+            reason = images.decoding_fault(contents)
+            if reason is None:
+                header = read_header(contents)
+                if (header.height, header.width) != tuple(self._index.sizes[index]):
+                    reason = "the image changed since the start of this run"
+            if reason:
+                hint = "remove it or replace it, and run again; a training run goes on with --resume"
+                return DataError(reason, where=self._index.names[index], hint=hint)
+        return None
+
+    def plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image indices int32 `(steps, batch size)`, -1 behind the last; room for objects in each batch, int32."""
+        order = np.full(self.steps * self._batch_size, -1, np.int32)
+        order[: self.samples] = np.arange(self.samples)
+        if self._seed is not None:
+            order[: self.samples] = np.random.default_rng([self._seed % 2**63, epoch]).permutation(self.samples)
+        order = order.reshape(self.steps, self._batch_size)
+        most = np.where(order < 0, 0, self._index.counts[order]).max(axis=1)
+        return order, (np.maximum(-(-most // PADDING), 1) * PADDING).astype(np.int32)
+
+    def take_stream(self, epoch: int, skip: int) -> Iterator:
+        """An iterator whose next batch is number `skip` of `epoch`; the running one where that is just there."""
+        running, self._running = self._running, None
+        if running is not None and running[0] == epoch and skip == 0:
+            return running[1]
+        return iter(self._stream(epoch, skip))
+
+    def leave_stream(self, epoch: int, stream: Iterator) -> None:
+        """Keeps an iterator that has come to the start of `epoch`."""
+        if self._seed is not None:
+            self._running = (epoch, stream)
+
+    def _stream(self, epoch: int, skip: int) -> tf.data.Dataset:
+        """The batches from `skip` of `epoch` on. Those of training run on through the epochs after it: the first
+        batches of an epoch are being made while the one before ends, and no graph is built again."""
+        end = np.iinfo(np.int32).max if self._seed is not None else epoch + 1
+        dataset = tf.data.Dataset.range(epoch, end, output_type=tf.int32).flat_map(self._epoch_plan).skip(skip)
+        dataset = dataset.map(self._plan).prefetch(1).unbatch()
+        dataset = dataset.map(self._image, self._workers or available_cpus(), deterministic=True)
+        dataset = dataset.batch(self._batch_size).prefetch(self._prefetch or 4)
+        return dataset.with_options(dataset_options(self._workers))
+
+    @_PLAIN
+    def _epoch_plan(self, epoch: tf.Tensor) -> tf.data.Dataset:
+        """One element a batch: indices, room, epoch."""
+        order, room = tf.numpy_function(self.plan_epoch, [epoch], (tf.int32, tf.int32), stateful=False)
+        order.set_shape((self.steps, self._batch_size))
+        room.set_shape((self.steps,))
+        return tf.data.Dataset.from_tensor_slices((order, room, tf.fill([self.steps], epoch)))
+
+    @_PLAIN
+    def _plan(self, indices: tf.Tensor, room: tf.Tensor, epoch: tf.Tensor):
+        """What is to be done to the pixels of each of B samples, and their ground truth, padded to `room` objects."""
+        data, wanted = self._truth, indices
+        indices = tf.maximum(wanted, 0)
+        slots = tf.gather(data["starts"], indices)[:, tf.newaxis] + tf.range(room)
+        present = slots < tf.gather(data["starts"], indices + 1)[:, tf.newaxis]
+        slots = tf.where(present, slots, 0)
+        boxes, difficult = tf.gather(data["boxes"], slots), tf.gather(data["difficult"], slots)
+        sizes, orientations = tf.gather(data["sizes"], indices), tf.gather(data["orientations"], indices)
+        view, colour = None, None
+        if self._seed is not None:
+            draws = uniforms(self._seed, epoch, indices)
+            view = choose_view(draws, sizes, boxes, present, self._augmentation)
+            colour = colour_transform(draws, self._augmentation)
+            boxes, keep = move_boxes(boxes, sizes, view, self._augmentation)
+            present &= keep
+            # Objects first, in their order; padding behind them.
+            places = tf.argsort(tf.cast(~present, tf.int32), axis=1, stable=True)
+            boxes, difficult, present, slots = (
+                tf.gather(values, places, batch_dims=1) for values in (boxes, difficult, present, slots)
+            )
+        truth = {
+            "boxes": tf.where(present[..., tf.newaxis], boxes, 0.0),
+            "classes": tf.where(present, tf.gather(data["classes"], slots), 0),
+            "difficult": difficult & present,
+            "index": wanted,
+            "size": sizes,
+        }
+        todo = [part for part in (orientations, view, colour) if part is not None]
+        return tuple(todo), truth
+
+    @_PLAIN
+    def _image(self, todo: tuple, truth: dict):
+        """Adds the pixels to one sample; the fillers of a short batch cost nothing."""
+        shape = (self._augmentation.height, self._augmentation.width, self._augmentation.channels)
+        return tf.cond(truth["index"] < 0, lambda: tf.zeros(shape), lambda: self._pixels(truth["index"], todo)), truth
+
+    def _pixels(self, index: tf.Tensor, todo: tuple) -> tf.Tensor:
+        contents = tf.numpy_function(self._index.read, [index], tf.string, stateful=False)
+        contents.set_shape(())
+        if self._seed is None:
+            return images.network_input(images.decode(contents, todo[0]), self._augmentation)
+        orientation, view, colour = (*todo, None)[:3]
+        return cut_out(contents, orientation, View(*view), colour, self._augmentation)
+
+
+class Batches:
+    """The batches of one epoch; iterating gives `(images, truth)`.
+
+    Raises, while iterating:
+        DataError: an image that was fine by its header and does not decode; names the file.
+    """
+
+    def __init__(self, loader: Loader, epoch: int, skip: int):
+        self._loader, self._epoch, self._skip = loader, epoch, skip
+
+    def __len__(self) -> int:
+        return max(self._loader.steps - self._skip, 0)
+
+    def __iter__(self) -> Iterator:
+        if not len(self):
+            return
+        order, _ = self._loader.plan_epoch(self._epoch)
+        stream = self._loader.take_stream(self._epoch, self._skip)
+        for step in range(self._skip, len(order)):
+            indices = order[step][order[step] >= 0]
+            try:
+                pixels, truth = next(stream)
+            except tf.errors.OpError as error:
+                # TensorFlow says that some image of the batch failed, not which.
+                raise self._loader.fault(indices) or error from None
+            if len(indices) < len(order[step]):
+                pixels, truth = pixels[: len(indices)], {key: value[: len(indices)] for key, value in truth.items()}
+            if step == len(order) - 1:
+                self._loader.leave_stream(self._epoch + 1, stream)
+            yield pixels, truth
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def dataset_options(workers: int | None) -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Samples are the unit of parallelism; splitting the small ops of one sample over threads only adds hand-overs.
+    options.threading.max_intra_op_parallelism = 1
+    if workers:
+        options.threading.private_threadpool_size = workers
+    # The amounts of parallelism are given: nothing is left to tune, and its thread can stay asleep.
+    options.autotune.enabled = False
+    return options
