@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +14,15 @@ from ssd.errors import InputError
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends well and vanishes when it does not.
 
-    The temporary name keeps the suffix, since savers look at it: `weights/.tmp-x1y2-last.keras`.
+    The temporary name keeps the suffix, since savers look at it: `weights/.tmp-1f2e3d4c-last.keras`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix="-" + path.name, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    # Not mkstemp: it makes private files, and a result should be as readable as any other file of the user.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        # mkstemp makes private files; a result should be as readable as any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
