@@ -1,7 +1,9 @@
 """What the person at the terminal sees: lines, warnings, progress bars. `--quiet` leaves warnings and errors."""
 
+import io
 import logging
 import sys
+from pathlib import Path
 
 log = logging.getLogger("ssd")
 
@@ -23,15 +25,29 @@ class _Stream(logging.StreamHandler):
         self.stream = sys.stdout if record.levelno <= logging.INFO else sys.stderr
         super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exception(), BrokenPipeError):
+            raise  # logging would print a traceback for every line; the command line ends the run instead
+        super().handleError(record)
+
 
 def set_up(*, quiet: bool = False, verbose: bool = False, log_file: str | None = None) -> None:
-    """Routes the `ssd` logger: to the terminal and, when named, to a file that is appended to."""
+    """Routes the `ssd` logger: to the terminal and, when named, to a file that is appended to.
+
+    Raises:
+        OSError: the file, or a folder for it, cannot be made.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A class name that the terminal's encoding lacks must not end a run; stderr is so from the start.
+        sys.stdout.reconfigure(errors="backslashreplace")
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     handlers: list[logging.Handler] = [_Stream()]
     if log_file:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        path = Path(log_file).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(_Format("%(message)s"))
         log.addHandler(handler)
