@@ -114,7 +114,8 @@ def check(shards: Sequence[str], classes: Sequence[str], *, training: bool = Fal
         The manifests found, one per prefix.
 
     Raises:
-        DataError: another class list, an unfinished conversion, a file that is not the one the manifest lists.
+        DataError: another class list, an unfinished conversion, a file that is not the one the manifest lists, a shard
+            of the same fold that is gone.
     """
     groups: dict[str, list[str]] = {}
     for shard in shards:
@@ -155,6 +156,13 @@ def _check_group(prefix: str, members: list[str], manifest: Manifest, classes: S
             raise DataError(
                 f"has {size} bytes, its manifest says {shard.size}", where=member, hint="copy it again, or " + _AGAIN
             )
+    # Whoever names some shards of a fold has the others too; a lost one would train on less data without a word.
+    folds = {listed[os.path.basename(member)].fold for member in members}
+    folder = os.path.dirname(prefix)
+    lost = [shard.file for shard in manifest.shards if shard.fold in folds]
+    lost = [name for name in lost if not os.path.exists(os.path.join(folder, name))]
+    if lost:
+        raise DataError(f"{len(lost)} of its record files are not here: {_short(lost)}", where=where, hint=_AGAIN)
 
 
 def _warn_of_validation_fold(prefix: str, members: list[str], manifest: Manifest) -> None:

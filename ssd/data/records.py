@@ -199,9 +199,10 @@ def parse_example(payload: bytes, where: str = "record") -> Record:
         classes = np.array(columns["target/object_class_id"], np.float64)
         difficult = is_difficult(occlusion)
         size = tuple(int(values(key)[0]) if len(values(key)) else 0 for key in ("frame/height", "frame/width"))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError("a list has values of the wrong type", where=where) from error
-    if not np.all(np.isfinite(boxes)) or np.any(classes != np.floor(classes)) or np.any(classes < 1):
+    whole = (classes == np.floor(classes)) & (classes >= 1) & (classes <= np.iinfo(np.int32).max)
+    if not np.all(np.isfinite(boxes)) or not np.all(whole):
         raise DataError("a box is not finite or a class id is not a whole number from 1", where=where)
     boxes = np.clip(boxes, 0.0, 1.0)
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])

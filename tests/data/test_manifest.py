@@ -28,7 +28,7 @@ def shards(tmp_path):
     return [str(tmp_path / name) for name in NAMES], written
 
 
-def edit(shards, **changes):
+def edit(shards, /, **changes):
     path = manifest.path_of(shards[0][0].rsplit("-fold", 1)[0])
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -71,6 +71,14 @@ def test_a_file_that_is_not_the_listed_one_is_refused(shards, tmp_path):
     (tmp_path / NAMES[1]).write_bytes(b"1234")
     with pytest.raises(DataError, match="has 4 bytes, its manifest says 5"):
         manifest.check(shards[0], ["bus", "car"])
+
+
+def test_a_lost_shard_of_a_fold_that_is_read_is_refused(shards, tmp_path):
+    (tmp_path / NAMES[1]).unlink()
+    manifest.check(shards[0][:1], ["bus", "car"])  # the other fold is whole
+    edit(shards, shards=[{**shard.__dict__, "fold": 0} for shard in shards[1].shards])
+    with pytest.raises(DataError, match=f"1 of its record files are not here: {NAMES[1]}"):
+        manifest.check(shards[0][:1], ["bus", "car"])
 
 
 @pytest.mark.parametrize(

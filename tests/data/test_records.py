@@ -136,6 +136,9 @@ def test_a_record_of_tao_reads_here(tmp_path):
         ("target/coordinates_y1", [0.1, float("nan"), 0.2], "not finite"),
         ("target/object_class_id", [0.0, 1.0, 2.0], "class id"),
         ("target/object_class_id", [1.5, 1.0, 2.0], "class id"),
+        ("target/object_class_id", [1e20, 1.0, 2.0], "class id"),
+        ("target/object_class_id", [float("inf"), 1.0, 2.0], "class id"),
+        ("frame/height", [float("inf")], "wrong type"),
         ("frame/encoded", [1.0], "no image under frame/encoded"),
     ],
 )
