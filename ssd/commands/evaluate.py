@@ -6,8 +6,9 @@ import json
 import time
 from pathlib import Path
 
+from ssd.commands.flags import batch_size_fault, key_fault
 from ssd.console import say, warn
-from ssd.errors import InputError
+from ssd.errors import InputError, raise_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    refuse_key(args.key)
-    if args.batch_size is not None and args.batch_size < 1:
-        raise InputError(f"-b/--batch_size is {args.batch_size}; at least 1 is needed")
+    raise_all([fault for fault in (key_fault(args.key), batch_size_fault(args.batch_size)) if fault])
     if args.gallery < 0:
         raise InputError(f"--gallery is {args.gallery}; a number of images, or 0 for none, is needed")
     if (args.image_dir is None) != (args.label_dir is None):
@@ -70,15 +69,6 @@ def _check(args: argparse.Namespace) -> None:
     for flag, path in (("-i/--image_dir", args.image_dir), ("-l/--label_dir", args.label_dir)):
         if path is not None and not Path(path).expanduser().is_dir():
             raise InputError(f"{flag} {path}: no such folder")
-
-
-def refuse_key(key: str | None) -> None:
-    """TAO's `-k` opens encrypted models; there are none here yet."""
-    if key is not None:
-        raise InputError(
-            "-k/--key: encrypted models (.tlt, .etlt) cannot be read yet",
-            hint="leave -k out: .keras models have no key",
-        )
 
 
 def _with_folders(spec, args: argparse.Namespace):

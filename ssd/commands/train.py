@@ -2,6 +2,7 @@
 
 import argparse
 
+from ssd.commands.flags import key_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
 
@@ -52,13 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    problems = []
-    if args.key is not None:
-        problems.append(
-            InputError(
-                "-k/--key: encrypted models (.tlt) cannot be read yet", hint="leave -k out: .keras models have no key"
-            )
-        )
+    problems = [fault] if (fault := key_fault(args.key)) else []
     if args.gpus < 1:
         problems.append(
             InputError(f"--gpus is {args.gpus}; at least 1 is needed", hint="a machine without GPU uses its CPU")
