@@ -13,7 +13,7 @@ from ssd.files import whole_file
 class LabelProblem:
     """One thing wrong in the data.
 
-    `loses` says what the run goes on without: the "object", the "image", or nothing ("clipped", "kept").
+    `loses` says what the run goes on without: the "object", the "image", or "nothing"; "clipped": part of a box.
     """
 
     file: str

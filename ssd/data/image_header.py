@@ -39,7 +39,7 @@ def read_header(data: bytes) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=None) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 kind, (width, height) = image.format, image.size
                 if kind not in FORMATS:
                     raise BadImage(f"{kind} images are not read (JPEG, PNG, BMP, GIF are)")
