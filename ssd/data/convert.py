@@ -21,8 +21,7 @@ from ssd.spec.config import CocoInput, Conversion, KittiInput, class_key
 class Plan:
     """What is to be written: the frames of each fold in order, and what was wrong before any image was read."""
 
-    folds: tuple[tuple[Frame, ...], ...]
-    num_partitions: int
+    folds: tuple[tuple[Frame, ...], ...]  # empty ones too
     num_shards: tuple[int, ...]  # per fold
     classes: tuple[str, ...]  # in index order
     validation_fold: int | None
@@ -52,17 +51,15 @@ def make_plan(spec: Conversion, class_names: Sequence[str] = (), validation_fold
         InputError: a fold that does not exist, no classes. DataError: folders or files that cannot be used.
     """
     source = spec.source
-    root = Path(source.root).expanduser()
+    root = Path(source.root)
     categories: tuple[str, ...] = ()
+    random_mode = isinstance(source, KittiInput) and source.partition_mode == "random"
     if isinstance(source, KittiInput):
         folds, problems = _kitti_folds(source, root)
         num_shards = (source.num_shards,) * len(folds)
-        partitions = 2 if source.partition_mode == "random" else source.num_partitions
     else:
         folds, problems, categories = _coco_folds(source, root)
-        partitions = len(folds)
-        num_shards = source.num_shards * (partitions if len(source.num_shards) == 1 else 1)
-    random_mode = isinstance(source, KittiInput) and source.partition_mode == "random"
+        num_shards = source.num_shards
     if validation_fold is not None and not 0 <= validation_fold < len(folds):
         raise InputError(f"-f/--validation_fold {validation_fold}: the folds are 0 to {len(folds) - 1}")
     if random_mode and validation_fold not in (None, 0):
@@ -78,7 +75,7 @@ def make_plan(spec: Conversion, class_names: Sequence[str] = (), validation_fold
             hint="add one to the spec, or give -c/--class_names_file with one class a line",
         )
     folds = _capped(folds, spec.max_training_samples, validation_fold)
-    return Plan(tuple(map(tuple, folds)), partitions, num_shards, classes, validation_fold, tuple(problems))
+    return Plan(tuple(map(tuple, folds)), num_shards, classes, validation_fold, tuple(problems))
 
 
 def _sorted_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -138,8 +135,6 @@ def _coco_folds(source: CocoInput, root: Path) -> tuple[list[list[Frame]], list[
     categories = coco.same_categories(annotation_files)
     folds, problems = [], []
     for file, image_dir in zip(annotation_files, source.image_dirs, strict=True):
-        if not (root / image_dir).is_dir():
-            raise DataError("there is no such image folder", where=str(root / image_dir))
         problems += file.problems
         folds.append(
             [
@@ -219,7 +214,7 @@ def _tasks(plan: Plan, spec: Conversion, name: str, staging: Path) -> list[Shard
             console.warn(f"fold {fold} has {len(frames)} images for {num_shards} shards: some shards are empty")
         start = 0
         for shard, size in enumerate(partition.shard_sizes(len(frames), num_shards)):
-            path = staging / partition.shard_name(name, fold, plan.num_partitions, shard, num_shards)
+            path = staging / partition.shard_name(name, fold, len(plan.folds), shard, num_shards)
             tasks.append(ShardTask(path, fold, frames[start : start + size], indices))
             start += size
     return tasks

@@ -36,11 +36,10 @@ def random_folds(stems: Sequence[str], val_split: float) -> list[list[str]]:
 
 def sequence_folds(sequences: dict[str, list[str]], num_partitions: int) -> list[list[str]]:
     """Whole sequences, longest first, dealt in turn to the folds from the last to the first; each fold shuffled."""
-    count = max(num_partitions, 1)
     ordered = sorted(sequences.items(), key=lambda item: (-len(item[1]), item[0]))
-    folds: list[list[str]] = [[] for _ in range(count)]
+    folds: list[list[str]] = [[] for _ in range(num_partitions)]
     for number, (_, frames) in enumerate(ordered):
-        folds[number % count].extend(frames)
+        folds[number % num_partitions].extend(frames)
     folds.reverse()
     rng = random.Random(SEED)
     for fold in folds:
@@ -67,16 +66,11 @@ def read_sequences(path: str | os.PathLike) -> dict[str, list[str]]:
 
 
 def shard_sizes(count: int, num_shards: int) -> list[int]:
-    """Equal shards, the remainder in the last one; 0 shards means one file."""
-    shards = max(num_shards, 1)
-    return [count // shards] * (shards - 1) + [count - count // shards * (shards - 1)]
+    """Equal shards, the remainder in the last one."""
+    each = count // num_shards
+    return [each] * (num_shards - 1) + [count - each * (num_shards - 1)]
 
 
 def shard_name(prefix: str, fold: int, num_partitions: int, shard: int, num_shards: int) -> str:
-    """TAO's file name; the fold part is left out with 0 partitions, the shard part with 0 shards."""
-    name = prefix
-    if num_partitions:
-        name += f"-fold-{fold:03d}-of-{num_partitions:03d}"
-    if num_shards:
-        name += f"-shard-{shard:05d}-of-{num_shards:05d}"
-    return name
+    """TAO's file name."""
+    return f"{prefix}-fold-{fold:03d}-of-{num_partitions:03d}-shard-{shard:05d}-of-{num_shards:05d}"
