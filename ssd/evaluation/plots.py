@@ -1,4 +1,4 @@
-"""Precision-recall curves and the confusion of classes as PNG files."""
+"""Precision-recall curves as a PNG file."""
 
 import os
 
