@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes a small detection dataset out of pictures that Python packages carry: handwritten digits on photographs.
 
-    python scripts/make_demo_data.py --output demo/data --train 1000 --val 200 --size 320x240 --seed 1
+    python scripts/make_demo_data.py --output demo/data --train 1000 --val 200 --size 256x256 --seed 1
 
 writes
 
@@ -35,7 +35,7 @@ EMPTY_SHARE = 0.06  # of the images
 DONT_CARE_SHARE = 0.1
 MIN_VISIBLE = 0.35  # of a digit's ink: no digit is covered further than this
 MIN_INSIDE = 0.4  # of a digit's box: no digit is cut further than this
-MIN_CONTRAST = 70  # difference of luma, 0..255, between a digit and what it is written on
+MIN_CONTRAST = 80  # of luma, 0..255: how much brighter a digit is than what it is written on
 SIZES = (1.0, 1.0, 0.8, 1.25)  # images are not all of one size
 DONT_CARE_ROW = "DontCare -1 -1 -10 {:.2f} {:.2f} {:.2f} {:.2f} -1 -1 -1 -1000 -1000 -1000 -10"
 
@@ -100,7 +100,7 @@ def background(random: np.random.Generator, photo: np.ndarray, width: int, heigh
     pixels = np.asarray(crop, dtype=np.float32)
     if random.random() < 0.5:
         pixels = pixels[:, ::-1]
-    return pixels * random.uniform(0.7, 1.05)
+    return pixels * random.uniform(0.35, 0.65)  # dim, so that the digits stand out
 
 
 def draw_glyph(random: np.random.Generator, scan: np.ndarray, height: float) -> np.ndarray:
@@ -109,21 +109,21 @@ def draw_glyph(random: np.random.Generator, scan: np.ndarray, height: float) -> 
     # A margin of two for the rotation: 12 cells, of which the middle 8 come out `height` pixels high.
     page = Image.fromarray(np.pad(scan, 2).astype(np.float32))
     page = page.resize((round(width * 1.5), round(height * 1.5)), Image.Resampling.BICUBIC)
-    page = page.rotate(random.uniform(-14, 14), Image.Resampling.BILINEAR)
+    page = page.rotate(random.uniform(-10, 10), Image.Resampling.BILINEAR)
     ink = np.clip((np.asarray(page) - 0.36) / 0.2, 0, 1)
     rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def pick_colour(random: np.random.Generator, under: np.ndarray, contrast: float) -> np.ndarray:
-    """A random colour that stands out from the pixels `under` it by `contrast` in luma; black or white if none does."""
+    """A random colour that is brighter than the pixels `under` it by `contrast` in luma; white if none is found."""
     luma = np.array([0.299, 0.587, 0.114])
     surrounding = float((under.reshape(-1, 3) @ luma).mean())
     for _ in range(20):
         colour = random.uniform(0, 255, 3)
-        if contrast <= abs(float(colour @ luma) - surrounding) <= 2.5 * contrast:
+        if contrast <= float(colour @ luma) - surrounding <= 2.5 * contrast:
             return colour
-    return np.zeros(3) if surrounding > 127 else np.full(3, 255.0)
+    return np.full(3, 255.0)
 
 
 def add_digit(random, pixels, digits: list[Digit], scans, numbers, *, care: bool) -> None:
@@ -131,7 +131,7 @@ def add_digit(random, pixels, digits: list[Digit], scans, numbers, *, care: bool
     rows, columns = pixels.shape[:2]
     short = min(rows, columns)
     index = int(random.integers(len(numbers)))
-    height = short * (np.exp(random.uniform(np.log(0.24), np.log(0.7))) if care else random.uniform(0.04, 0.06))
+    height = short * (np.exp(random.uniform(np.log(0.28), np.log(0.72))) if care else random.uniform(0.04, 0.06))
     glyph = draw_glyph(random, scans[index], height)
     h, w = glyph.shape
     for _ in range(20):
@@ -180,7 +180,7 @@ def make_image(random, photo, scans, numbers, size: tuple[int, int]) -> tuple[np
     if random.random() >= EMPTY_SHARE:
         if random.random() < DONT_CARE_SHARE:
             add_digit(random, pixels, digits, scans, numbers, care=False)
-        for _ in range(random.integers(2, 7)):
+        for _ in range(random.integers(1, 6)):
             add_digit(random, pixels, digits, scans, numbers, care=True)
     pixels += random.normal(0, random.uniform(0, 5), pixels.shape)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8), digits
@@ -253,7 +253,7 @@ def write_fold(output: Path, fold: str, photos, count: int, *, size, seed: int, 
 def size_flag(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) >= 64 and int(height) >= 64):
-        raise argparse.ArgumentTypeError(f"'{text}' is no WIDTHxHEIGHT of at least 64x64, for example 320x240")
+        raise argparse.ArgumentTypeError(f"'{text}' is no WIDTHxHEIGHT of at least 64x64, for example 256x256")
     return int(width), int(height)
 
 
@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", type=count_flag, default=1000, help="training images (default 1000)")
     parser.add_argument("--val", type=count_flag, default=200, help="validation images (default 200)")
     parser.add_argument("--test", type=count_flag, default=24, help="images without labels (default 24)")
-    parser.add_argument("--size", type=size_flag, default=(320, 240), metavar="WxH", help="default 320x240")
+    parser.add_argument("--size", type=size_flag, default=(256, 256), metavar="WxH", help="default 256x256")
     parser.add_argument("--seed", type=count_flag, default=1, help="default 1")
     parser.add_argument("--gray", action="store_true", help="write grayscale images")
     args = parser.parse_args(argv)
