@@ -5,7 +5,8 @@
 500x375 JPEGs, in bytes near those of Pascal VOC, to a 300x300 network input, all augmentation on, on as many CPUs as
 the process may use (for 2: `taskset -c 0,1 python ...`). The three take turns in every round, so that other load on the
 machine hits all alike; a ratio is taken within a round, its median and spread are over rounds. CPU time per image
-depends on other load much less than images/s do. Starting an epoch is part of the pipeline's time.
+depends on other load much less than images/s do. The pipeline runs on from epoch to epoch, so its first start is left
+out, as are the batches that it prefetched before the clock started.
 """
 
 import argparse
@@ -24,7 +25,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 WIDTH, HEIGHT, SIDE = 500, 375, 300
 MEAN_BGR = (103.939, 116.779, 123.68)
 OBJECTS = 6
-QUALITY = 93
+QUALITY = 97
+WARM_UP = 8  # batches; more than a pipeline prefetches
 
 
 # The numpy/OpenCV version: SSD's augmentations one after the other on the picture, as they are usually written.
@@ -121,7 +123,7 @@ def opencv_worker(paths: list[str], boxes: np.ndarray, seed: int) -> float:
     return time.process_time() - began
 
 
-# The measurements. Each returns (wall seconds, CPU seconds) for one pass over the pictures.
+# The measurements. Each returns (wall seconds, CPU seconds) per image of one pass over the pictures.
 
 
 def decoding_alone(paths: list[str], cpus: int):
@@ -134,10 +136,7 @@ def decoding_alone(paths: list[str], cpus: int):
     dataset = dataset.map(lambda path: tf.io.decode_jpeg(tf.io.read_file(path), channels=3), cpus).with_options(options)
 
     def measure(_):
-        with Clock() as clock:
-            for _ in dataset.batch(16).prefetch(4):
-                pass
-        return clock.result
+        return steady(dataset.batch(16).prefetch(4))
 
     return measure
 
@@ -166,12 +165,9 @@ def full_pipeline(images: Path, labels: Path, cpus: int):
     loader = Loader(index_sources([source], dataset, "training"), augmentation, batch_size=16, seed=1, workers=cpus)
 
     def measure(number):
-        # Not the epoch after the last one: its first batches would be ready already, made outside of the clock.
-        with Clock() as clock:
-            for _ in loader.epoch(2 * number):
-                pass
+        result = steady(loader.epoch(number))
         time.sleep(2.0)  # what it prefetches of the next epoch is not to burden the next measurement
-        return clock.result
+        return result
 
     return measure
 
@@ -181,25 +177,21 @@ def opencv_version(paths: list[str], boxes: np.ndarray, cpus: int, pool: Process
         began = time.perf_counter()
         shares = [pool.submit(opencv_worker, paths[part::cpus], boxes, number * cpus + part) for part in range(cpus)]
         cpu = sum(share.result() for share in shares)
-        return time.perf_counter() - began, cpu
+        return (time.perf_counter() - began) / len(paths), cpu / len(paths)
 
     return measure
 
 
-class Clock:
-    """Wall and CPU seconds of a block, all threads of this process."""
-
-    def __enter__(self):
-        self._wall, self._cpu = time.perf_counter(), self._used()
-        return self
-
-    def __exit__(self, *_):
-        self.result = (time.perf_counter() - self._wall, self._used() - self._cpu)
-
-    @staticmethod
-    def _used() -> float:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_utime + usage.ru_stime
+def steady(batches) -> tuple[float, float]:
+    """Wall and CPU seconds per image, all threads of this process, once the batches made beforehand are used up."""
+    images = 0
+    for number, batch in enumerate(batches):
+        if number == WARM_UP:
+            wall, usage = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        images += len(batch[0] if isinstance(batch, tuple) else batch) if number > WARM_UP else 0
+    wall = time.perf_counter() - wall
+    end = resource.getrusage(resource.RUSAGE_SELF)
+    return wall / images, (end.ru_utime + end.ru_stime - usage.ru_utime - usage.ru_stime) / images
 
 
 def make_pictures(folder: Path, source: Path | None, count: int) -> tuple[list[str], np.ndarray]:
@@ -265,8 +257,8 @@ def report(rounds: list[dict], args: argparse.Namespace, cpus: int, size: float)
     print(f"{'':24}{'images/s, median (range)':>28}{'CPU ms/image':>15}")
     numbers = {}
     for name in rounds[0]:
-        rates = np.array([args.count / turn[name][0] for turn in rounds])
-        cpu = np.array([turn[name][1] / args.count * 1e3 for turn in rounds])
+        rates = np.array([1 / turn[name][0] for turn in rounds])
+        cpu = np.array([turn[name][1] * 1e3 for turn in rounds])
         numbers[name] = {"images_per_second": rates.tolist(), "cpu_ms_per_image": cpu.tolist()}
         print(f"{name:24}{np.median(rates):>12.0f} ({rates.min():.0f}-{rates.max():.0f}){np.median(cpu):>16.2f}")
     ours, ratios = "ssd, all augmentation", {}

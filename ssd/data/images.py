@@ -105,7 +105,10 @@ def normalise(rgb: tf.Tensor, augmentation: Augmentation, colour: tuple[tf.Tenso
         pixels = pixels if gray else pixels @ order
     else:
         matrix, offset = colour
-        pixels = tf.clip_by_value(pixels @ (matrix @ order), -offset, 255.0 - offset)
+        # One pass; tf.clip_by_value makes two.
+        pixels = tf.raw_ops.ClipByValue(
+            t=pixels @ (matrix @ order), clip_value_min=-offset, clip_value_max=255.0 - offset
+        )
     if gray:
         # The weights sum to 1, so the offset passes unchanged.
         return tf.reshape(pixels @ tf.constant(LUMA, shape=(3, 1)) + (offset - mean), (height, width, 1))

@@ -56,6 +56,7 @@ class Loader:
             for name in ("boxes", "classes", "difficult", "sizes", "orientations")
         }
         self._truth["starts"] = tf.constant(index.starts, tf.int32)
+        self._files, self._in_record = tf.constant(index.files), tf.constant(index.spans[:, 1] >= 0)
 
     def epoch(self, epoch: int, skip: int = 0) -> "Batches":
         """The batches of one epoch (from 0), without the first `skip` of them."""
@@ -165,7 +166,12 @@ class Loader:
         return tf.cond(truth["index"] < 0, lambda: tf.zeros(shape), lambda: self._pixels(truth["index"], todo)), truth
 
     def _pixels(self, index: tf.Tensor, todo: tuple) -> tf.Tensor:
-        contents = tf.numpy_function(self._index.read, [index], tf.string, stateful=False)
+        # An image file is read without Python and its lock; a record's part of a file can only be had with it.
+        contents = tf.cond(
+            self._in_record[index],
+            lambda: tf.numpy_function(self._index.read, [index], tf.string, stateful=False),
+            lambda: tf.io.read_file(self._files[index]),
+        )
         contents.set_shape(())
         if self._seed is None:
             return images.network_input(images.decode(contents, todo[0]), self._augmentation)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd.data import records
 from ssd.data.images import image_size
 from ssd.data.pipeline import Loader, evaluation_loader, image_loader, training_loader
 from ssd.data.sources import index_sources
@@ -175,6 +176,34 @@ def test_difficult_objects_leave_training_where_the_spec_says_so(folders):
     ((_, truth),) = loader.epoch(0)
     assert not truth["difficult"].numpy().any()
     assert (truth["classes"].numpy() > 0).sum() == sum(-(-count // 3) for count in COUNTS)
+
+
+def test_folders_and_records_in_one_epoch(folders, tmp_path):
+    """The same pictures from records and from files: by turns and with the same pixels."""
+    spec = experiment(folders, spec=augmentation(**PLAIN, **NO_JITTER))
+    plain = index_sources([folders], spec.dataset, "training")
+    payloads = []
+    for number in range(len(plain)):
+        height, width = plain.sizes[number].tolist()
+        payloads.append(
+            records.encode_example(
+                frame_id=f"images/{number}",
+                image=plain.read(number),
+                size=(height, width),
+                rows=[],
+                objects=plain.objects(number),
+            )
+        )
+    (tmp_path / "train").write_bytes(b"".join(records.frame(payload) for payload in payloads))
+    mixed = index_sources([folders, DataSource(tfrecords=str(tmp_path / "train"))], spec.dataset, "training")
+    loader = Loader(mixed, spec.augmentation, batch_size=4, seed=3)
+    samples = everything(loader.epoch(0))
+    assert sorted(samples) == list(range(14)) and list(samples) != list(range(14))
+    for number in range(7):
+        (a, truth), (b, expected) = samples[number], samples[number + 7]
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(truth["boxes"][:16], expected["boxes"][:16], atol=1e-6)
+    assert loader.image_bytes(9) == KINDS[2][1]
 
 
 def damaged(folder, name: str, source: DataSource) -> DataSource:
