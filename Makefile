@@ -10,7 +10,8 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 # What runs on every Keras backend, not only on TensorFlow.
-CORE_TESTS := tests/boxes tests/models tests/training/test_loss.py
+CORE_TESTS := tests/boxes tests/models tests/deploy \
+	tests/training/test_loss.py tests/training/test_schedules.py tests/training/test_shapes.py tests/training/test_step.py
 
 .PHONY: demo test clean
 
