@@ -32,8 +32,8 @@ def choose_device(gpu_index: list[int] | None) -> Device:
     Raises:
         InputError: a GPU was named that is not there.
     """
-    gpus = keras.distribution.list_devices("gpu")
-    if gpus:
+    # Asked for GPUs only, JAX fails where there are none.
+    if any(device.startswith(("gpu", "cuda")) for device in keras.distribution.list_devices()):
         return Device("gpu", f"GPU {gpu_index[0] if gpu_index else 0}")
     if gpu_index:
         raise InputError(
