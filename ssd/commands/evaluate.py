@@ -109,15 +109,18 @@ def _evaluate(args: argparse.Namespace, spec, predictor, loader, folder: Path) -
     if causes:
         warn("\n".join(causes))
 
+    curve, gallery = folder / "PR_curve.png", folder / "worst_images.png"
     facts = {
         "model": str(args.model_path),
         "seconds": round(seconds, 3),
         "images_per_second": round(len(results) / seconds, 3),
     }
+    for picture in (curve, gallery):  # of an earlier evaluation, if this one draws none
+        picture.unlink(missing_ok=True)
     write_text(folder / "metrics.json", json.dumps({**as_json(report, coco), **facts}, indent=2) + "\n")
     # The curve is what visualize_pr_curve asks for; who names a results folder wants all there is.
     if rules.visualize_pr_curve or args.results_dir:
-        pr_curve(report, folder / "PR_curve.png")
+        pr_curve(report, curve)
     if args.gallery:
-        worst_images(results, report, matches, loader.image_bytes, folder / "worst_images.png", args.gallery)
+        worst_images(results, report, matches, loader.image_bytes, gallery, args.gallery)
     return report.mean

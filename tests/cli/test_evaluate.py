@@ -44,6 +44,16 @@ def test_results_go_beside_the_model_without_a_curve_that_nobody_asked_for(model
     assert str(tmp_path / "weights/evaluate") in capsys.readouterr().out
 
 
+def test_pictures_of_an_earlier_evaluation_do_not_stay(model_file, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "worst_images.png").write_bytes(b"of another model")
+    (folder / "mine.png").write_bytes(b"")
+    assert main(["evaluate", "-m", str(model_file), "-r", str(folder), "--gallery", "0"]) == 0
+    names = ["PR_curve.png", "metrics.json", "mine.png", "status.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+
 def test_the_batch_size_changes_nothing_and_quiet_says_nothing(model_file, tmp_path, capfd):
     found = []
     for size in ("1", "16"):
