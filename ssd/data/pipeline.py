@@ -13,15 +13,8 @@ from ssd.errors import DataError
 from ssd.spec.config import Augmentation, Experiment
 
 
-def training_loader(spec: Experiment, *, batch_size: int, deterministic: bool = False) -> Loader:
-    """Shuffled, augmented batches of the training data.
-
-    Args:
-        deterministic: nothing changes: the batches are the same in every run anyway, whatever the threads do.
-
-    Raises:
-        DataError, Problems: see `index_sources`.
-    """
+def training_loader(spec: Experiment, *, batch_size: int) -> Loader:
+    """Shuffled, augmented batches of the training data. Raises DataError, Problems: see `index_sources`."""
     index = index_sources(spec.dataset.training, spec.dataset, "training")
     workers, prefetch = (spec.training.workers, spec.training.prefetch) if spec.training else (None, None)
     return Loader(

@@ -1,6 +1,7 @@
 """The files in `results_dir/weights`: their names, their order of writing, and which one a run resumes from."""
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,8 @@ class Checkpoints:
         return sorted(path for path in self.folder.glob("*.keras") if not path.name.startswith(".tmp-"))
 
     def save(self, model, spec_text: str, state: dict, epoch: int, arrays: dict, *, keep: bool, best: bool) -> None:
-        """Writes the state once and gives it its names; `last` last, so that a kill in between repeats the epoch.
+        """Writes the state once and gives it its names: those that are missing after a kill in between are not needed
+        to go on (`newest`, `settle_best`).
 
         Args:
             keep: under the epoch's number too.
@@ -67,6 +69,22 @@ class Checkpoints:
             else:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+    def settle_best(self, path: str | os.PathLike, progress: Progress) -> None:
+        """Makes `best` and what a resumed run remembers of it agree.
+
+        They do not where a kill came before `best` got its name, or where the run goes on in another folder: then the
+        checkpoint resumed from is the best, if it is of the best epoch; else the best is sought anew.
+        """
+        if progress.best_epoch is None:
+            return
+        with contextlib.suppress(ModelError):
+            if read_state(self.best)[0].get("epoch") == progress.best_epoch:
+                return
+        if (progress.epoch, progress.position) == (progress.best_epoch, 0):
+            same_file(path, self.best)
+        else:
+            progress.best_map = progress.best_epoch = None
 
     def newest(self) -> tuple[Path, Artifact, Progress]:
         """The checkpoint that is furthest on and loads, with a warning for each that does not.

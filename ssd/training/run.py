@@ -85,7 +85,8 @@ def begin(training: TrainingModel, start: Start, steps: int) -> None:
             if start.progress.position:
                 warn(f"epoch {start.progress.epoch + 1} starts again: its batches are not the ones of the checkpoint")
             start.progress.position = 0
-            training.optimizer.iterations.assign(start.progress.epoch * steps)
+            for count in (training.optimizer.iterations, training.counter):
+                count.assign(start.progress.epoch * steps)
     elif start.artifact is not None:
         for line in transfer_weights(start.artifact.model, training.detector, start.path).lines(start.path):
             say(line)

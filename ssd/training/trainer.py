@@ -61,7 +61,7 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
 
     precision = distribution.set_precision(request.use_amp, device)
     distribution.seed(spec.random_seed, request.deterministic)
-    loader = training_loader(spec, batch_size=spec.training.batch_size, deterministic=request.deterministic)
+    loader = training_loader(spec, batch_size=spec.training.batch_size)
     validation = evaluation_loader(spec, batch_size=spec.evaluation.batch_size) if spec.dataset.validation else None
     training, schedule = build(spec, loader.steps)
     begin(training, start, loader.steps)
@@ -69,6 +69,8 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
 
     status = StatusLog(results_folder(folder))
     checkpoints.sweep()
+    if start.resumed:
+        checkpoints.settle_best(start.path, start.progress)
     write_text(folder / "resolved_spec.txt", spec.text)
     board = Board(folder / "events", spec.training.visualizer)
     with Interrupt() as interrupt:
@@ -119,11 +121,9 @@ def epochs(run: Run, progress: Progress) -> Progress:
 
 def save_interrupted(run: Run, progress: Progress) -> None:
     """Keeps the steps of an unfinished epoch: `Stopped` comes between two steps, or during validation."""
-    if progress.position:
-        run.save(progress, keep=False, best=False)
-    if progress.position or progress.history:
-        where = f"after batch {progress.position} of epoch {progress.epoch + 1}" if progress.position else ""
-        warn(f"saved {where} in {run.checkpoints.last}; go on with --resume")
+    run.save(progress, keep=False, best=False)
+    where = f"after batch {progress.position} of epoch {progress.epoch + 1}"
+    warn(f"saved {where} in {run.checkpoints.last}; go on with --resume")
 
 
 def finished(spec: Experiment, progress: Progress) -> str | None:

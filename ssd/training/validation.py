@@ -71,7 +71,7 @@ class Validator:
         def predict(images) -> Detections:
             nonlocal losses, images_seen
             stop()
-            scored = self.scorer.predict_on_batch({"images": images, **keyed(self.loader.truth)})
+            scored = self.scorer.predict_on_batch({"images": images, **keyed(self._counted(self.loader.truth))})
             losses += float(scored["loss"][0]) * len(images)
             images_seen += len(images)
             return Detections(**{name: scored[name] for name in Detections._fields})
@@ -83,6 +83,12 @@ class Validator:
         )
         per_class = {row.name: row.ap for row in report.classes}
         return Validation(losses / max(images_seen, 1) + penalty, report.mean, per_class)
+
+    def _counted(self, truth: dict) -> dict:
+        """The objects of the loss: those that training learns from."""
+        if self.spec.dataset.include_difficult:
+            return truth
+        return {**truth, "classes": np.where(truth["difficult"], 0, truth["classes"])}
 
 
 class _Tapped:

@@ -1,37 +1,7 @@
-"""Specs by hand and small detectors, shared by the tests of networks and model files."""
-
-import dataclasses
+"""Small detectors, shared by the tests of networks and model files."""
 
 import numpy as np
 import pytest
-
-from ssd.spec.config import Network
-
-NETWORK = Network(
-    dssd=False,
-    arch="resnet",
-    nlayers=10,
-    aspect_ratios=((1.0, 2.0, 0.5, 3.0, 1 / 3),) * 6,
-    scales=(0.05, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85),
-    two_boxes_for_ar1=True,
-    steps=None,
-    offsets=None,
-    clip_boxes=False,
-    variances=(0.1, 0.1, 0.2, 0.2),
-    pred_num_channels=0,
-    alpha=1.0,
-    neg_pos_ratio=3.0,
-    pos_iou_thresh=0.5,
-    neg_iou_thresh=0.5,
-    freeze_blocks=(),
-    freeze_bn=False,
-)
-
-
-@pytest.fixture(scope="session")
-def network():
-    """`network(nlayers=18, ...)`: `ssd_config` with these fields changed."""
-    return lambda **changes: dataclasses.replace(NETWORK, **changes)
 
 
 @pytest.fixture(scope="session")

@@ -4,29 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from ssd.spec.config import Network
 from ssd.training.shapes import keyed
 from ssd.training.step import TrainingModel, regularisation
 
-NETWORK = Network(
-    dssd=False,
-    arch="resnet",
-    nlayers=10,
-    aspect_ratios=((1.0,),) * 6,
-    scales=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
-    two_boxes_for_ar1=False,
-    steps=None,
-    offsets=None,
-    clip_boxes=False,
-    variances=(0.1, 0.1, 0.2, 0.2),
-    pred_num_channels=0,
-    alpha=1.0,
-    neg_pos_ratio=3.0,
-    pos_iou_thresh=0.5,
-    neg_iou_thresh=0.5,
-    freeze_blocks=(),
-    freeze_bn=False,
-)
 GRID = 4
 
 
@@ -53,15 +33,19 @@ def batch(images: int, seed: int) -> tuple[np.ndarray, dict]:
     return rng.normal(size=(images, 8, 8, 3)).astype(np.float32), keyed({"boxes": boxes, "classes": classes})
 
 
-def training(average: bool, rate: float = 0.01) -> TrainingModel:
-    keras.utils.set_random_seed(0)
-    model = TrainingModel(tiny_detector(), anchors(), NETWORK, tiny_detector() if average else None)
-    jit = keras.backend.backend() != "tensorflow"
-    model.compile(optimizer=keras.optimizers.SGD(rate, momentum=0.9), jit_compile=jit)
-    return model
+@pytest.fixture
+def training(network):
+    def make(average: bool, rate: float = 0.01) -> TrainingModel:
+        keras.utils.set_random_seed(0)
+        model = TrainingModel(tiny_detector(), anchors(), network(), tiny_detector() if average else None)
+        jit = keras.backend.backend() != "tensorflow"
+        model.compile(optimizer=keras.optimizers.SGD(rate, momentum=0.9), jit_compile=jit)
+        return model
+
+    return make
 
 
-def test_the_loss_falls_and_its_parts_add_up():
+def test_the_loss_falls_and_its_parts_add_up(training):
     model = training(average=False, rate=0.05)
     images, truth = batch(4, seed=1)
     losses = []
@@ -71,11 +55,11 @@ def test_the_loss_falls_and_its_parts_add_up():
         losses.append(model.totals()["loss"])
     totals = model.totals()
     assert losses[-1] < 0.5 * losses[0]
-    parts = totals["classification"] + NETWORK.alpha * totals["localisation"] + totals["regularisation"]
+    parts = totals["classification"] + totals["localisation"] + totals["regularisation"]
     assert totals["loss"] == pytest.approx(parts, rel=1e-5)
 
 
-def test_totals_are_means_over_images_not_over_batches():
+def test_totals_are_means_over_images_not_over_batches(training):
     model = training(average=False, rate=0.0)
     large, small = batch(4, seed=1), batch(1, seed=2)
     alone = []
@@ -91,7 +75,7 @@ def test_totals_are_means_over_images_not_over_batches():
     assert totals["loss"] == pytest.approx((4 * alone[0] + alone[1]) / 5, rel=1e-5)
 
 
-def test_the_average_follows_weights_and_batch_statistics():
+def test_the_average_follows_weights_and_batch_statistics(training):
     model = training(average=True, rate=0.1)
     expected = [weight.astype(np.float64) for weight in model.detector.get_weights()]
     for step in range(1, 6):
@@ -108,12 +92,12 @@ def test_the_average_follows_weights_and_batch_statistics():
         np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
 
 
-def test_the_average_is_not_trained():
+def test_the_average_is_not_trained(training):
     model = training(average=True)
     assert len(model.trainable_variables) == len(model.detector.trainable_variables)
 
 
-def test_the_first_loss_that_is_not_finite_is_remembered():
+def test_the_first_loss_that_is_not_finite_is_remembered(training):
     model = training(average=False)
     model.train_on_batch(*batch(2, seed=0))
     assert model.first_bad_step() is None
@@ -127,6 +111,7 @@ def test_the_first_loss_that_is_not_finite_is_remembered():
 def test_regularisation_is_that_of_the_trained_kernels():
     detector = tiny_detector()
     kernel = detector.layers[1].kernel
-    assert float(regularisation(detector)) == pytest.approx(0.1 * float(np.square(keras.ops.convert_to_numpy(kernel)).sum()), rel=1e-5)
+    squares = np.square(keras.ops.convert_to_numpy(kernel)).sum()
+    assert float(regularisation(detector)) == pytest.approx(0.1 * squares, rel=1e-5)
     detector.layers[1].trainable = False
     assert float(regularisation(detector)) == 0

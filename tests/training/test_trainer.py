@@ -17,6 +17,7 @@ from ssd.models.checkpoint import load_model, read_state
 from ssd.spec import load_experiment
 from ssd.training import run as run_module
 from ssd.training import trainer
+from ssd.training.checkpoints import Checkpoints
 from ssd.training.interrupt import Stopped
 from ssd.training.trainer import Request, train
 
@@ -208,6 +209,27 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(spec, tmp_path
     assert_same_run(whole, cut)
 
 
+def test_a_best_checkpoint_that_a_kill_prevented_is_made_up_for(spec, tmp_path):
+    experiment = spec(epochs=2)
+    folder = train(experiment, tmp_path / "r", Request())
+    checkpoints = Checkpoints.of(folder, experiment.network)
+    path, _, progress = checkpoints.newest()
+    found = progress.best_map
+    for damaged in (False, True):
+        checkpoints.best.unlink()  # it may be one file with the last
+        if damaged:
+            checkpoints.best.write_bytes(b"PK")
+        checkpoints.settle_best(path, progress)
+        assert read_state(checkpoints.best)[0]["epoch"] == progress.best_epoch == 2
+        assert progress.best_map == found
+    # Further on than the best, whose weights are nowhere: it is sought anew.
+    checkpoints.best.unlink()
+    progress.position = 1
+    checkpoints.settle_best(path, progress)
+    assert not checkpoints.best.exists()
+    assert (progress.best_map, progress.best_epoch) == (None, None)
+
+
 def test_resume_has_rules(spec, tmp_path, capfd):
     from ssd import console
 
@@ -236,7 +258,8 @@ def test_resume_has_rules(spec, tmp_path, capfd):
     assert [row["epoch"] for row in plain_csv(folder)] == ["1", "2", "3"]
     state, arrays = read_state(last)
     assert state["epoch"] == 3
-    assert int(arrays["optimizer.0000"]) == 3  # the schedule goes on at two thirds: there is one batch an epoch now
+    # The schedule goes on at two thirds: there is one batch an epoch now.
+    assert int(arrays["optimizer.0000"]) == int(arrays["counter"]) == 3
 
 
 def test_the_original_way_of_resuming_and_initial_weights(spec, tmp_path):
