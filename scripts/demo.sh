@@ -22,7 +22,7 @@ step() {
 step data python scripts/make_demo_data.py --output demo/data
 step convert ssd dataset_convert -d specs/demo_convert.txt -o demo/tfrecords/digits -r demo/convert
 # A demo that was interrupted goes on where its training stopped.
-resume=$(ls demo/train/weights/*_last.keras > /dev/null 2>&1 && echo --resume || true)
+resume=$(ls demo/train/weights/*.keras > /dev/null 2>&1 && echo --resume || true)
 # shellcheck disable=SC2086 # nothing or one flag
 step train ssd train -e specs/demo_train.txt -r demo/train $resume
 step evaluate ssd evaluate -m demo/train/weights/ssd_resnet10_best.keras -r demo/evaluate

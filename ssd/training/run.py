@@ -76,15 +76,20 @@ def build(spec: Experiment, steps: int) -> tuple[TrainingModel, SoftStart]:
     return training, schedule
 
 
-def begin(training: TrainingModel, start: Start, steps: int) -> None:
-    """Puts initial weights or the state of a checkpoint into a fresh `training`."""
+def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -> None:
+    """Puts initial weights or the state of a checkpoint into a fresh `training`.
+
+    Args:
+        steps: batches of an epoch.
+        order: what the batches of an epoch follow from, see `Progress`.
+    """
     if start.resumed:
         restore(training, start.artifact.model, start.artifact.arrays)
-        if start.progress.steps != steps:
-            # Another batch size or more images: the schedule goes on at the same part of the run.
-            if start.progress.position:
-                warn(f"epoch {start.progress.epoch + 1} starts again: its batches are not the ones of the checkpoint")
+        if start.progress.order != order and start.progress.position:
+            warn(f"epoch {start.progress.epoch + 1} starts again: its batches are not the ones of the checkpoint")
             start.progress.position = 0
+        if start.progress.steps != steps:
+            # The schedule goes on at the same part of the run.
             for count in (training.optimizer.iterations, training.counter):
                 count.assign(start.progress.epoch * steps)
     elif start.artifact is not None:
@@ -92,4 +97,4 @@ def begin(training: TrainingModel, start: Start, steps: int) -> None:
             say(line)
         if training.average is not None:
             training.average.set_weights(training.detector.get_weights())
-    start.progress.steps = steps
+    start.progress.steps, start.progress.order = steps, order

@@ -55,6 +55,8 @@ def find_start(
             "training_config.pruned_model_path: retraining a pruned model is not available in this version",
             hint="use pretrain_model_path for the initial weights of an unpruned one",
         )
+    if weights and (named := training.resume_model_path or training.pretrain_model_path or training.pruned_model_path):
+        warn(f"-m {weights} is taken, not the spec's {named}")
     path = weights or training.pretrain_model_path
     if path is None:
         return Start(Progress())

@@ -23,6 +23,7 @@ class Progress:
     epoch: int = 0  # whole epochs: trained, validated, recorded
     position: int = 0
     steps: int = 0  # batches of an epoch
+    order: list[int] = field(default_factory=list)  # seed, images and batch size: what the batches follow from
     seconds: float = 0.0  # spent in the part of the epoch that `position` counts
     best_map: float | None = None
     best_epoch: int | None = None

@@ -64,7 +64,7 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
     loader = training_loader(spec, batch_size=spec.training.batch_size)
     validation = evaluation_loader(spec, batch_size=spec.evaluation.batch_size) if spec.dataset.validation else None
     training, schedule = build(spec, loader.steps)
-    begin(training, start, loader.steps)
+    begin(training, start, loader.steps, [spec.random_seed, loader.samples, spec.training.batch_size])
     validator = Validator(training.evaluated, training.anchors, spec, validation) if validation else None
 
     status = StatusLog(results_folder(folder))
