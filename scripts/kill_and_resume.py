@@ -4,8 +4,8 @@
     python scripts/kill_and_resume.py -e specs/demo_train.txt -r /tmp/kills --kills 10
 
 trains the spec twice with --deterministic: once in one go (results_dir/unbroken), once killed and resumed (results_dir/
-killed). A kill comes after a random part of the time that the unbroken run took. Ends with 0 if every number of the two
-last checkpoints is the same to the bit: weights, averages, optimizer, counters.
+killed). The moments are drawn beforehand, as fractional numbers of epochs. Ends with 0 if every kill happened and every
+number of the two last checkpoints is the same to the bit: weights, averages, optimizer, counters.
 """
 
 import argparse
@@ -33,26 +33,18 @@ def main() -> int:
     rng = random.Random(args.seed)
 
     unbroken, killed = args.results_dir / "unbroken", args.results_dir / "killed"
-    began = time.monotonic()
-    Training(args.experiment_spec_file, unbroken).check()
-    seconds = time.monotonic() - began
-    epochs = read_state(last(unbroken))[0]["history"]
-    training = len(epochs) * float(np.median([row["seconds"] for row in epochs]))
-    start = seconds - training  # imports and compiling, which every life pays anew
-    print(f"unbroken: {seconds:.0f} s, {start:.0f} of them to start; {len(epochs)} epochs")
+    Training(args.experiment_spec_file, unbroken).finish()
+    rows = read_state(last(unbroken))[0]["history"]
+    pace = float(np.median([row["seconds"] for row in rows]))
+    print(f"unbroken: {len(rows)} epochs of {pace:.1f} s")
 
-    print("kill  after s  resumes from")
-    number = 0
-    while number < args.kills:
-        # So long that, on the average, the kills spread over the run.
-        life = rng.uniform(0.3 * start, start + 1.7 * training / args.kills)
-        run = Training(args.experiment_spec_file, killed)
-        if not run.kill_after(life):
-            print(f"      the run ended by itself before kill {number + 1}")
-            break
-        number += 1
-        print(f"{number:4d}  {life:7.1f}  {position(killed)}", flush=True)
-    Training(args.experiment_spec_file, killed).check()
+    print("kill  aimed at epoch  next run begins after")
+    # Not in the last epoch: something must be left to train.
+    moments = sorted(rng.uniform(0, len(rows) - 1) for _ in range(args.kills))
+    for number, moment in enumerate(moments, start=1):
+        Training(args.experiment_spec_file, killed).kill_at(moment, pace)
+        print(f"{number:4d}  {moment:14.2f}  epoch {epoch_of(killed) or 0}", flush=True)
+    Training(args.experiment_spec_file, killed).finish()
 
     different = differences(last(unbroken), last(killed))
     total = len(numbers(last(unbroken)))
@@ -66,38 +58,49 @@ class Training:
     """`ssd train --deterministic` as a process, resumed where there is something to resume."""
 
     def __init__(self, spec: str, folder: Path):
-        command = [sys.executable, "-m", "ssd", "train", "-e", spec, "-r", str(folder), "--deterministic", "-q"]
-        if list(folder.glob("weights/[!.]*.keras")):
-            command.append("--resume")
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.epoch = epoch_of(folder)  # to go on after
+        command = [sys.executable, "-m", "ssd", "train", "-e", spec, "-r", str(folder), "--deterministic"]
+        command += ["--resume"] if self.epoch is not None else []
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    def check(self) -> None:
+    def finish(self) -> None:
         """Waits; ends this script where the run failed."""
-        _, errors = self.process.communicate()
+        self.process.communicate()
         if self.process.returncode:
-            sys.exit(f"training failed with {self.process.returncode}:\n{errors}")
+            sys.exit(f"training failed with {self.process.returncode}")
 
-    def kill_after(self, seconds: float) -> bool:
-        """Kills -9; False where the run ended before."""
-        try:
-            self.process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.communicate()
-            return True
-        self.check()
-        return False
+    def kill_at(self, moment: float, pace: float) -> None:
+        """Kills -9 at a fractional epoch, or, where the run begins behind it, while it starts or in its first epoch.
+
+        Args:
+            pace: seconds of an epoch.
+        """
+        began, done = time.monotonic(), self.epoch or 0
+        for line in self.process.stdout:
+            if line.startswith("epoch "):
+                done = int(line.split()[1].split("/")[0])
+                wait = moment % 1 * pace
+            elif " training images in " in line:
+                # The first epoch compiles, which takes about as long as coming this far.
+                wait = moment % 1 * (time.monotonic() - began)
+            else:
+                continue
+            if done >= int(moment):
+                time.sleep(wait)
+                break
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+        if self.process.returncode != -signal.SIGKILL:
+            sys.exit(f"the run ended with {self.process.returncode} before it could be killed")
 
 
 def last(folder: Path) -> Path:
     return next(folder.glob("weights/[!.]*_last.keras"))
 
 
-def position(folder: Path) -> str:
-    """What the next run begins with."""
-    if not list(folder.glob("weights/[!.]*_last.keras")):
-        return "the beginning"
-    return f"epoch {read_state(last(folder))[0]['epoch']}"
+def epoch_of(folder: Path) -> int | None:
+    """The last whole epoch of a run; None before the first."""
+    return read_state(last(folder))[0]["epoch"] if list(folder.glob("weights/[!.]*_last.keras")) else None
 
 
 def numbers(path: Path) -> dict[str, np.ndarray]:
