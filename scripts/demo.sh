@@ -26,5 +26,5 @@ resume=$(ls demo/train/weights/*.keras > /dev/null 2>&1 && echo --resume || true
 # shellcheck disable=SC2086 # nothing or one flag
 step train ssd train -e specs/demo_train.txt -r demo/train $resume
 step evaluate ssd evaluate -m demo/train/weights/ssd_resnet10_best.keras -r demo/evaluate
-step inference ssd inference -m demo/train/weights/ssd_resnet10_best.keras -i demo/data/testing/image_2 -r demo/inference
+step inference ssd inference -m demo/train/weights/ssd_resnet10_best.keras -i demo/data/testing/image_2 -t 0.5 -r demo/inference
 python scripts/demo_summary.py demo
