@@ -17,11 +17,15 @@ COMMANDS = {
     "inference": "detect objects in images: annotated pictures, KITTI labels, JSON",
 }
 
+BACKENDS = ("tensorflow", "jax")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb. Returns 0 when done, 2 on bad input, 1 when the run failed, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(argv).parse_args(argv)
+    args, unknown = _parser(argv).parse_known_args(argv)
+    if unknown:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if not args.debug:
         native_log.keep_from_terminal()
     try:
@@ -52,8 +56,24 @@ def _run(args: argparse.Namespace) -> int:
         console.set_up(quiet=args.quiet, verbose=args.verbose, log_file=args.log_file)
     except OSError as error:
         raise InputError(f"--log_file {args.log_file}: cannot write there: {error.strerror}") from error
+    _check_backend()
     command = importlib.import_module(f"ssd.commands.{args.command}")
     return command.run(args) or 0
+
+
+def _check_backend() -> None:
+    """Keras answers a wrong KERAS_BACKEND with a traceback, in the middle of an import."""
+    import importlib.util
+
+    from ssd.errors import InputError
+
+    name = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if name not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND is {name}, allowed: {', '.join(BACKENDS)}", hint="unset it for tensorflow")
+    if importlib.util.find_spec(name) is None:
+        raise InputError(
+            f"KERAS_BACKEND is {name}, which is not installed", hint=f"pip install {name}, or unset KERAS_BACKEND"
+        )
 
 
 def _failed(text: str, code: int, args: argparse.Namespace) -> int:
@@ -82,6 +102,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         if name != named:
             continue  # only the asked-for verb is imported
         importlib.import_module(f"ssd.commands.{name}").add_arguments(command)
+        command.set_defaults(parser=command)
         common = command.add_argument_group("common")
         common.add_argument("--log_file", metavar="FILE", help="append the output to this file too")
         common.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")

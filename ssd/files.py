@@ -49,6 +49,32 @@ def same_file(source: str | os.PathLike, target: str | os.PathLike) -> None:
             shutil.copyfile(source, temporary)
 
 
+@contextlib.contextmanager
+def sole_writer(folder: Path, what: str) -> Iterator[None]:
+    """Keeps other processes that ask for the same folder out, until the block or the process ends.
+
+    Raises:
+        InputError: another process is in; `what` names it.
+    """
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{folder}: {what} is writing there", hint="wait for it, or name another folder"
+            ) from error
+        except OSError as error:  # some network file systems lock no folders
+            from ssd.console import log
+
+            log.debug("%s cannot be locked (%s); no other run must write there", folder, error.strerror)
+        yield
+    finally:
+        os.close(handle)
+
+
 def results_folder(path: str | os.PathLike, flag: str = "-r/--results_dir") -> Path:
     """Makes the folder, or says in one line why it cannot be had."""
     folder = Path(path).expanduser()
@@ -56,6 +82,8 @@ def results_folder(path: str | os.PathLike, flag: str = "-r/--results_dir") -> P
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except FileExistsError as error:
+        raise InputError(f"{flag} {path}: this is a file, a folder is needed") from error
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot write there: {error.strerror or error}") from error
     return folder

@@ -5,7 +5,8 @@ import stat
 
 import pytest
 
-from ssd.files import results_folder, same_file, whole_file, write_text
+from ssd.errors import InputError
+from ssd.files import results_folder, same_file, sole_writer, whole_file, write_text
 
 
 def mode(path) -> int:
@@ -54,3 +55,17 @@ def test_a_second_name_replaces_an_earlier_file(tmp_path):
 def test_a_results_folder_is_made_and_left_empty(tmp_path):
     folder = results_folder(tmp_path / "a" / "b")
     assert folder.is_dir() and not os.listdir(folder)
+
+
+def test_one_process_at_a_time_writes_to_a_folder(tmp_path):
+    refused = pytest.raises(InputError, match="another run is writing there")
+    with sole_writer(tmp_path, "another run"), refused, sole_writer(tmp_path, "another run"):
+        pass
+    with sole_writer(tmp_path, "another run"):
+        pass
+
+
+def test_a_file_is_no_results_folder(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="this is a file, a folder is needed"):
+        results_folder(tmp_path / "taken")

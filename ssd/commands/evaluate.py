@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from ssd.commands.flags import batch_size_fault, key_fault
+from ssd.commands.flags import batch_size_fault, key_fault, model_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
 
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    raise_all([fault for fault in (key_fault(args.key), batch_size_fault(args.batch_size)) if fault])
+    faults = key_fault(args.key), model_fault(args.model_path), batch_size_fault(args.batch_size)
+    raise_all([fault for fault in faults if fault])
     if args.gallery < 0:
         raise InputError(f"--gallery is {args.gallery}; a number of images, or 0 for none, is needed")
     if (args.image_dir is None) != (args.label_dir is None):

@@ -1,5 +1,7 @@
 """Flags that several verbs share, and what is wrong with their values."""
 
+from pathlib import Path
+
 from ssd.errors import InputError
 
 
@@ -10,6 +12,11 @@ def key_fault(key: str | None) -> InputError | None:
     return InputError(
         "-k/--key: encrypted models (.tlt, .etlt) cannot be read yet", hint="leave -k out: .keras models have no key"
     )
+
+
+def model_fault(path: str) -> InputError | None:
+    """Looked up before TensorFlow is loaded, which takes seconds."""
+    return None if Path(path).expanduser().exists() else InputError(f"-m/--model_path {path}: no such file")
 
 
 def batch_size_fault(batch_size: int | None) -> InputError | None:

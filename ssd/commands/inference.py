@@ -5,7 +5,7 @@ import itertools
 import time
 from pathlib import Path
 
-from ssd.commands.flags import batch_size_fault, key_fault
+from ssd.commands.flags import batch_size_fault, key_fault, model_fault
 from ssd.console import say, warn
 from ssd.errors import DataError, InputError, raise_all
 
@@ -107,7 +107,8 @@ def _unreadable(loader) -> list[str]:
 
 def _check(args: argparse.Namespace) -> float:
     """Refuses flags that cannot be meant; returns the threshold."""
-    raise_all([fault for fault in (key_fault(args.key), batch_size_fault(args.batch_size)) if fault])
+    faults = key_fault(args.key), model_fault(args.model_path), batch_size_fault(args.batch_size)
+    raise_all([fault for fault in faults if fault])
     if args.json is not None and Path(args.json).expanduser().is_dir():
         raise InputError(f"--json {args.json}: is a folder; the name of a file is needed")
     try:

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssd.data import images
-from ssd.data.image_header import read_header
+from ssd.data.image_header import BadImage, read_header
 from ssd.data.loader import Loader, available_cpus, dataset_options
 from ssd.data.sources import index_sources, read_file
 from ssd.errors import DataError
@@ -67,8 +67,12 @@ class ImageLoader:
         return images.network_input(rgb, self._augmentation), index, tf.shape(rgb)[:2]
 
     def _read(self, index: np.int32) -> tuple[bytes, np.int32]:
-        contents = read_file(self._paths[index])
-        return contents, np.int32(read_header(contents).orientation)
+        try:
+            contents = read_file(self._paths[index])
+            return contents, np.int32(read_header(contents).orientation)
+        except (DataError, BadImage):
+            # Raised from here, TensorFlow would print a traceback; nothing is no image either, and `_report` says why.
+            return b"", np.int32(1)
 
     def _report(self, missing: range) -> None:
         for index in missing:

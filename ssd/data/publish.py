@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ssd import console, files
+from ssd import files
 from ssd.data import manifest
 from ssd.data.records import SHARD_SUFFIX, index_path
-from ssd.errors import InputError
 
 
 @contextlib.contextmanager
@@ -19,26 +18,15 @@ def staging_folder(prefix: Path) -> Iterator[Path]:
 
     What a killed run left in it is removed. Raises InputError while another run holds it.
     """
-    import fcntl
-
     path = prefix.with_name(f".tmp-{prefix.name}")
     path.mkdir(exist_ok=True)
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"-o/--output_filename {prefix}: another dataset_convert is writing there") from error
-        except OSError as error:  # some network file systems lock no folders
-            console.log.debug("%s cannot be locked (%s); no other run must write there", path, error.strerror)
+    with files.sole_writer(path, "another dataset_convert"):
         for left_over in path.iterdir():
             left_over.unlink()
         try:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(handle)
 
 
 def publish(staging: Path, prefix: Path, summary: manifest.Manifest) -> None:

@@ -98,7 +98,7 @@ def load_predictor(
         verb: what the stored spec must serve where `experiment` is None.
 
     Raises:
-        ModelError: the file cannot be used, or is for another number of classes or another input than `experiment`.
+        ModelError: the file cannot be used, or is for other classes or another input than `experiment`.
     """
     artifact = load_model(path, precision=precision, verb=verb if experiment is None else "inference")
     spec = artifact.spec if experiment is None else _combine(experiment, artifact.spec, str(path))
@@ -115,17 +115,12 @@ def _combine(given: Experiment, stored: Experiment, path: str) -> Experiment:
             where=path,
             hint="leave the spec away to use the one inside the model",
         )
-    if len(given.classes) != len(stored.classes):
+    if given.classes != stored.classes:
         raise ModelError(
             f"the model knows {len(stored.classes)} classes ({', '.join(stored.classes)}), "
             f"the spec {len(given.classes)} ({', '.join(given.classes)})",
             where=path,
-            hint="leave the spec away to use the one inside the model",
-        )
-    if given.classes != stored.classes:
-        console.warn(
-            f"the spec names the classes {', '.join(given.classes)}; the model was trained for "
-            f"{', '.join(stored.classes)}: detections carry the spec's names, in this order"
+            hint="give target_class_mapping the model's names, or leave the spec away to use the one inside the model",
         )
     ignored = [
         f"{message}.{field}"

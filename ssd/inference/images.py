@@ -78,6 +78,9 @@ def _in_folder(folder: Path, text: str) -> list[Path]:
     entries = sorted(folder.iterdir())
     images = [path for path in entries if _is_image(path) and path.is_file()]
     if images:
+        others = sorted({path.suffix.lower() or path.name for path in entries if path.is_file()} - set(EXTENSIONS))
+        if others:
+            warn(f"{FLAG} {text}: left out what is none of {KINDS}: {' '.join(others)}")
         return images
     if any(path.is_dir() for path in entries):
         hint = f"subfolders are not searched: name one, or a pattern such as '{folder}/**/*.jpg'"

@@ -9,7 +9,7 @@ import keras
 from ssd.console import say, warn
 from ssd.data.pipeline import evaluation_loader, training_loader
 from ssd.errors import RunError
-from ssd.files import results_folder, write_text
+from ssd.files import results_folder, sole_writer, write_text
 from ssd.models.detector import summary
 from ssd.spec.config import Experiment
 from ssd.status import StatusLog
@@ -67,13 +67,13 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
     begin(training, start, loader.steps, [spec.random_seed, loader.samples, spec.training.batch_size])
     validator = Validator(training.evaluated, training.anchors, spec, validation) if validation else None
 
-    status = StatusLog(results_folder(folder))
-    checkpoints.sweep()
-    if start.resumed:
-        checkpoints.settle_best(start.path, start.progress)
-    write_text(folder / "resolved_spec.txt", spec.text)
-    board = Board(folder / "events", spec.training.visualizer)
-    with Interrupt() as interrupt:
+    with sole_writer(results_folder(folder), "another ssd train"), Interrupt() as interrupt:
+        status = StatusLog(folder)
+        checkpoints.sweep()
+        if start.resumed:
+            checkpoints.settle_best(start.path, start.progress)
+        write_text(folder / "resolved_spec.txt", spec.text)
+        board = Board(folder / "events", spec.training.visualizer)
         run = Run(spec, folder, training, schedule, loader, validator, checkpoints, status, board, interrupt)
         banner(run, device, precision)
         try:
@@ -88,7 +88,7 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
             raise _explained(error, run) from error
         finally:
             board.close()
-    status.write("SUCCESS", "Training finished successfully.")
+        status.write("SUCCESS", "Training finished successfully.")
     return folder
 
 

@@ -203,7 +203,6 @@ def test_a_given_spec_decides_on_nms_and_the_model_on_its_network(stored, path, 
         nms=nms,
         network=dataclasses.replace(NETWORK, scales=(0.1,) * 7, alpha=3.0),
         augmentation=dataclasses.replace(AUGMENTATION, mean=(1.0, 2.0, 3.0), flip=0.5),
-        dataset=dataclasses.replace(EXPERIMENT.dataset, classes=("auto", "person")),
     )
     logger = logging.getLogger("ssd")
     logger.propagate = True
@@ -212,10 +211,8 @@ def test_a_given_spec_decides_on_nms_and_the_model_on_its_network(stored, path, 
     assert loaded.spec.nms == nms
     assert loaded.spec.network == NETWORK
     assert loaded.spec.augmentation == AUGMENTATION
-    assert loaded.classes == ("auto", "person")
-    classes, values = (record.getMessage() for record in caplog.records)
-    assert "auto, person" in classes and "car, person" in classes
-    assert "network.scales, augmentation_config.mean" in values
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "network.scales, augmentation_config.mean" in warning
 
 
 @pytest.mark.parametrize(
@@ -223,6 +220,7 @@ def test_a_given_spec_decides_on_nms_and_the_model_on_its_network(stored, path, 
     [
         ({"augmentation": {"width": 128}}, "takes images of 160x128 with 3 channels, the spec makes 128x128"),
         ({"augmentation": {"channels": 1}}, "the spec makes 160x128 with 1 channel"),
+        ({"dataset": {"classes": ("auto", "person")}}, r"classes \(car, person\), the spec 2 \(auto, person\)"),
         ({"dataset": {"classes": ("car",)}}, r"knows 2 classes \(car, person\), the spec 1 \(car\)"),
     ],
 )

@@ -1,0 +1,31 @@
+"""What the command line settles before a verb runs."""
+
+import pytest
+
+from ssd.cli import main
+
+VERB = ["inference", "-m", "model.keras", "-i", "pictures"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [("nonsense", "KERAS_BACKEND is nonsense, allowed: tensorflow, jax"), ("jax", "which is not installed")],
+)
+def test_an_unusable_backend_is_bad_input(monkeypatch, capsys, backend, said):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(VERB) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_flag_shows_the_usage_of_its_verb(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*VERB, "--frobnicate"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "ssd inference" in error and "--frobnicate" in error
+
+
+def test_a_missing_model_is_said_at_once(capsys):
+    assert main(VERB) == 2
+    assert "-m/--model_path model.keras: no such file" in capsys.readouterr().err
