@@ -28,4 +28,4 @@ def test_an_unknown_flag_shows_the_usage_of_its_verb(capsys):
 
 def test_a_missing_model_is_said_at_once(capsys):
     assert main(VERB) == 2
-    assert "-m/--model_path model.keras: no such file" in capsys.readouterr().err
+    assert "-m/--model_path model.keras: no such model file" in capsys.readouterr().err

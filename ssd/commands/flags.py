@@ -16,7 +16,7 @@ def key_fault(key: str | None) -> InputError | None:
 
 def model_fault(path: str) -> InputError | None:
     """Looked up before TensorFlow is loaded, which takes seconds."""
-    return None if Path(path).expanduser().exists() else InputError(f"-m/--model_path {path}: no such file")
+    return None if Path(path).expanduser().exists() else InputError(f"-m/--model_path {path}: no such model file")
 
 
 def batch_size_fault(batch_size: int | None) -> InputError | None:

@@ -32,9 +32,9 @@ def check_conversion(spec: Message, findings: Findings) -> None:
     for block, path in walk(spec):
         check_values(block, path, findings, RULES)
     if kind is None:
-        findings.wrong("kitti_config", "is missing: dataset_convert needs kitti_config or coco_config")
+        findings.absent("kitti_config", "is missing: dataset_convert needs kitti_config or coco_config")
     elif not getattr(spec, kind).HasField("root_directory_path"):
-        findings.wrong(f"{kind}.root_directory_path", "is missing: the folder of the dataset is needed")
+        findings.absent(f"{kind}.root_directory_path", "is missing: the folder of the dataset is needed")
     elif kind == "kitti_config":
         _check_kitti(spec.kitti_config, findings)
     else:
@@ -85,7 +85,7 @@ def _check_kitti(config: Message, findings: Findings) -> None:
         if config.HasField(name):
             check_folder(os.path.join(root, getattr(config, name)), f"{path}.{name}", findings)
         else:
-            findings.wrong(f"{path}.{name}", "is missing: a folder below root_directory_path is needed")
+            findings.absent(f"{path}.{name}", "is missing: a folder below root_directory_path is needed")
     extension = config.image_extension
     if not extension.startswith("."):
         config.image_extension = extension = f".{extension}"
@@ -101,7 +101,7 @@ def _check_kitti(config: Message, findings: Findings) -> None:
         if config.HasField(file):
             check_file(os.path.join(root, getattr(config, file)), f"{path}.{file}", findings)
         else:
-            findings.wrong(f"{path}.{file}", "is missing: partition_mode sequence needs it")
+            findings.absent(f"{path}.{file}", "is missing: partition_mode sequence needs it")
         _unused(config, "val_split", findings)
     else:
         findings.wrong(f"{path}.partition_mode", f"is {config.partition_mode!r}, allowed: random, sequence")
@@ -118,7 +118,7 @@ def _check_coco(config: Message, findings: Findings) -> None:
     root = config.root_directory_path
     count = len(config.annotation_files)
     if not count:
-        findings.wrong(f"{path}.annotation_files", "is missing: a JSON file for each partition is needed")
+        findings.absent(f"{path}.annotation_files", "is missing: a JSON file for each partition is needed")
     if len(config.img_dir_names) != count:
         text = f"has {len(config.img_dir_names)} entries and annotation_files {count}: one each per partition is needed"
         findings.wrong(f"{path}.img_dir_names", text)

@@ -66,11 +66,11 @@ def is_blank(source: Message) -> bool:
 def check_source(source: Message, path: str, findings: Findings) -> None:
     """Finds what is missing in a data source, in the spec or on the disk."""
     if is_blank(source):
-        findings.wrong(path, "is empty, needed: tfrecords_path, or image_directory_path and label_directory_path")
+        findings.absent(path, "is empty, needed: tfrecords_path, or image_directory_path and label_directory_path")
     elif not is_complete(source):
         image, label = "image_directory_path", "label_directory_path"
         missing, present = (label, image) if source.HasField(image) else (image, label)
-        findings.wrong(f"{path}.{missing}", f"is missing: it goes together with {present}")
+        findings.absent(f"{path}.{missing}", f"is missing: it goes together with {present}")
     elif source.HasField("tfrecords_path"):
         if not matches(source.tfrecords_path):
             text = f"{source.tfrecords_path!r} matches no file"

@@ -49,9 +49,9 @@ def check_network(config: Message, path: str, findings: Findings) -> None:
             except _WrongError as error:
                 findings.wrong(f"{path}.{name}", str(error), hint)
     if not config.HasField("aspect_ratios") and not config.HasField("aspect_ratios_global"):
-        findings.wrong(path, "has neither aspect_ratios nor aspect_ratios_global: one is needed", RATIOS_HINT)
+        findings.absent(path, "has neither aspect_ratios nor aspect_ratios_global: one is needed", RATIOS_HINT)
     if not config.HasField("variances"):
-        findings.wrong(f"{path}.variances", "is missing: four positive numbers for cx, cy, w, h", VARIANCES_HINT)
+        findings.absent(f"{path}.variances", "is missing: four positive numbers for cx, cy, w, h", VARIANCES_HINT)
     if not config.HasField("scales"):
         _check_scale_range(config, path, findings)
     if config.neg_iou_thresh > config.pos_iou_thresh:
@@ -105,7 +105,7 @@ def _check_backbone(config: Message, path: str, findings: Findings) -> None:
             findings.warn(f"{path}.nlayers", f"has no effect: {config.arch} has one depth only")
         config.ClearField("nlayers")
     elif nlayers is None:
-        findings.wrong(f"{path}.nlayers", f"is missing, allowed for {config.arch}: {allowed}")
+        findings.absent(f"{path}.nlayers", f"is missing, allowed for {config.arch}: {allowed}")
     elif nlayers not in depths:
         findings.wrong(f"{path}.nlayers", f"is {nlayers}, allowed for {config.arch}: {allowed}")
     for index, block in enumerate(config.freeze_blocks):
@@ -120,10 +120,10 @@ def _check_backbone(config: Message, path: str, findings: Findings) -> None:
 def _check_scale_range(config: Message, path: str, findings: Findings) -> None:
     low, high = given(config, "min_scale"), given(config, "max_scale")
     if low is None and high is None:
-        findings.wrong(path, "has neither scales nor min_scale and max_scale: scales are needed", SCALES_HINT)
+        findings.absent(path, "has neither scales nor min_scale and max_scale: scales are needed", SCALES_HINT)
     elif low is None or high is None:
         missing = "min_scale" if low is None else "max_scale"
-        findings.wrong(f"{path}.{missing}", "is missing: min_scale and max_scale go together")
+        findings.absent(f"{path}.{missing}", "is missing: min_scale and max_scale go together")
     elif not 0 < low <= high:
         findings.wrong(f"{path}.min_scale", f"is {low} and max_scale {high}, allowed: 0 < min_scale <= max_scale")
     else:

@@ -31,10 +31,11 @@ def parse_spec(text: str, kind: type[Message], name: str) -> tuple[Message, Find
     """Reads `text` as a message of class `kind`.
 
     Returns:
-        The message, and findings with the line of every field and warnings about what is given twice.
+        The message, and findings: the line of every field, warnings about what is given twice, and the fields and
+        values that could not be read, as `name:line:column` with the nearest known field or the allowed values.
 
     Raises:
-        SpecError, Problems: as `name:line:column`, with the nearest known field or the allowed values.
+        SpecError, Problems: the file is empty, of the other kind, or its structure is broken.
     """
     reader = _Reader(text, kind, name)
     if reader.token.kind == "end":
@@ -43,9 +44,9 @@ def parse_spec(text: str, kind: type[Message], name: str) -> tuple[Message, Find
     try:
         reader.fields(message, "", None)
     except _CannotGoOnError as stop:
-        reader.problems.append(stop.problem)
+        raise_all([*reader.problems, stop.problem])
     reader.raise_for_other_kind(message)
-    raise_all(reader.problems)
+    reader.findings.partly_read = bool(reader.problems)
     return message, reader.findings
 
 

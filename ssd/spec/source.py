@@ -32,10 +32,16 @@ class Findings:
     source: Source
     problems: list[InputError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    partly_read: bool = False  # some fields were given and could not be read
 
     def wrong(self, path: str, message: str, hint: str | None = None) -> None:
         """Notes a problem: `spec.txt:14: PATH MESSAGE`."""
         self.problems.append(SpecError(f"{path} {message}", where=self.source.at(path), hint=hint))
+
+    def absent(self, path: str, message: str, hint: str | None = None) -> None:
+        """Notes what is missing, unless it may be among what could not be read."""
+        if not self.partly_read:
+            self.wrong(path, message, hint)
 
     def warn(self, path: str, message: str) -> None:
         """Notes a warning: `spec.txt:14: PATH MESSAGE`."""

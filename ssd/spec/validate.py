@@ -124,10 +124,10 @@ MONITORS = ("loss", "validation_loss")
 def check_blocks(spec: Message, verb: str, findings: Findings) -> None:
     """Finds the blocks that are missing for the verb; before defaults are filled in."""
     if not spec.WhichOneof("network"):
-        findings.wrong("ssd_config", f"is missing: {verb} needs ssd_config or dssd_config")
+        findings.absent("ssd_config", f"is missing: {verb} needs ssd_config or dssd_config")
     for name in REQUIRED_BLOCKS[verb]:
         if not spec.HasField(name):
-            findings.wrong(name, f"is missing: {verb} needs it")
+            findings.absent(name, f"is missing: {verb} needs it")
 
 
 def check_experiment(spec: Message, verb: str, findings: Findings) -> None:
@@ -152,7 +152,7 @@ def check_values(block: Message, path: str, findings: Findings, rules: dict = RU
     good = {}
     for name in REQUIRED_FIELDS.get(kind, ()):
         if not block.HasField(name):
-            findings.wrong(f"{path}.{name}", f"is missing, allowed: {allowed[name].text}")
+            findings.absent(f"{path}.{name}", f"is missing, allowed: {allowed[name].text}")
     for name, rule in allowed.items():
         value = given(block, name)
         if value is None:
@@ -176,7 +176,7 @@ def _check_training(spec: Message, verb: str, findings: Findings) -> None:
     schedule = training.learning_rate.WhichOneof("learning_rate")
     if schedule is None:
         text = "is missing, allowed: soft_start_annealing_schedule or soft_start_cosine_annealing_schedule"
-        findings.wrong(path, text)
+        findings.absent(path, text)
     if schedule == "soft_start_annealing_schedule":
         rates = training.learning_rate.soft_start_annealing_schedule
         soft_start, annealing = given(rates, "soft_start"), given(rates, "annealing")
@@ -194,14 +194,14 @@ def _check_training(spec: Message, verb: str, findings: Findings) -> None:
 def _check_regularizer(training: Message, findings: Findings) -> None:
     path = "training_config.regularizer"
     if not training.HasField("regularizer"):
-        findings.wrong(path, "is missing, allowed types: NO_REG, L1, L2", "for none: regularizer { type: NO_REG }")
+        findings.absent(path, "is missing, allowed types: NO_REG, L1, L2", "for none: regularizer { type: NO_REG }")
         return
     regularizer = training.regularizer
     if not regularizer.type:
         return
     weight = given(regularizer, "weight")
     if weight is None:
-        findings.wrong(f"{path}.weight", f"is missing, allowed: {INSIDE_0_1.text}", "for example 3e-5")
+        findings.absent(f"{path}.weight", f"is missing, allowed: {INSIDE_0_1.text}", "for example 3e-5")
     elif not INSIDE_0_1.holds(weight):
         findings.wrong(f"{path}.weight", f"is {weight}, allowed: {INSIDE_0_1.text}")
 
@@ -210,8 +210,8 @@ def _check_early_stopping(spec: Message, verb: str, findings: Findings) -> None:
     path = "training_config.early_stopping.monitor"
     monitor = given(spec.training_config.early_stopping, "monitor")
     if monitor not in MONITORS:
-        given_text = "is missing" if monitor is None else f"is {monitor!r}"
-        findings.wrong(path, f"{given_text}, allowed: {', '.join(MONITORS)}")
+        note = findings.absent if monitor is None else findings.wrong
+        note(path, f"is {'missing' if monitor is None else repr(monitor)}, allowed: {', '.join(MONITORS)}")
     elif monitor == "validation_loss" and verb == TRAIN:
         sources = spec.dataset_config.validation_data_sources
         if all(is_blank(source) for source in sources):
@@ -240,7 +240,7 @@ def _check_augmentation(augmentation: Message, verb: str, findings: Findings) ->
     missing = [key for key in keys if key not in means]
     if missing:
         text = f"has no {' and no '.join(missing)}, needed with output_channel {augmentation.output_channel}: "
-        findings.wrong(f"{path}.image_mean", text + ", ".join(keys), "without image_mean ImageNet's means are used")
+        findings.absent(f"{path}.image_mean", text + ", ".join(keys), "without image_mean ImageNet's means are used")
 
 
 def _check_dataset(dataset: Message, verb: str, findings: Findings) -> None:
@@ -250,12 +250,12 @@ def _check_dataset(dataset: Message, verb: str, findings: Findings) -> None:
     else:
         text = "is missing: it maps the classes of the labels to the classes to be detected"
         hint = 'for example target_class_mapping { key: "van" value: "car" }'
-        findings.wrong(f"{path}.target_class_mapping", text, hint)
+        findings.absent(f"{path}.target_class_mapping", text, hint)
     if verb == TRAIN and not dataset.data_sources:
-        findings.wrong(f"{path}.data_sources", "is missing: train needs labelled images")
+        findings.absent(f"{path}.data_sources", "is missing: train needs labelled images")
     blank_validation = all(is_blank(source) for source in dataset.validation_data_sources)
     if verb == EVALUATE and blank_validation:
-        findings.wrong(f"{path}.validation_data_sources", "is missing: evaluate needs labelled images")
+        findings.absent(f"{path}.validation_data_sources", "is missing: evaluate needs labelled images")
     needed = {"data_sources": verb == TRAIN, "validation_data_sources": verb in (TRAIN, EVALUATE)}
     for name, is_needed in needed.items():
         kept = []

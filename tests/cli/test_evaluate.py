@@ -154,7 +154,7 @@ def bad(tmp_path, kitti_folder, model_file, spec_file):
         ("-m {model} -i {here}/none -l {good}", "no such folder"),
         ("-m {model} -i {here}/empty -l {here}/empty", "empty"),
         ("-m {model} -i {images} -l {here}/labels", "cube"),
-        ("-m {model} -r {here}/notes.txt", "cannot write there"),
+        ("-m {model} -r {here}/notes.txt", "this is a file, a folder is needed"),
     ],
 )
 def test_bad_input(flags, message, bad, unchanged, tmp_path, capsys):

@@ -129,7 +129,7 @@ def bad(tmp_path, kitti_folder, model_file, spec_file):
         ("-m {model} -i {here}/broken/two.png", "two.png"),
         ("-m {model} -i {here}/twice/*/*.png", "both be written to images_annotated/001.png"),
         ("-m {model} -i {images} -r {images}", "this is the folder of the images"),
-        ("-m {model} -i {images} -r {here}/notes.txt", "cannot write there"),
+        ("-m {model} -i {images} -r {here}/notes.txt", "this is a file, a folder is needed"),
         ("-m {model} -i {images} -t 0", "a score between 0 and 1"),
         ("-m {model} -i {images} -t 1", "a score between 0 and 1"),
         ("-m {model} -i {images} -t 1.5", "a score between 0 and 1"),

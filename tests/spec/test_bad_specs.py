@@ -309,3 +309,17 @@ def test_stopping_on_validation_loss_needs_validation_data(small, folder):
     assert experiment_from_text(text, "spec.txt", "train").training.early_stopping
     with pytest.raises(InputError, match=r"is validation_loss, which needs dataset_config\.valid"):
         experiment_from_text(text.replace(VALIDATION, ""), "spec.txt", "train")
+
+
+def test_what_cannot_be_read_hides_no_wrong_value_and_makes_nothing_missing(small, folder):
+    text = (
+        small.replace("nlayers: 10", "nlayers: ten")
+        .replace('scales: "[0.05,', 'scales: "[2,')
+        .replace("variances", "varianes")
+    )
+    (folder / "bad.txt").write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_experiment("bad.txt", "train")
+    said = str(caught.value)
+    assert all(part in said for part in ("not 'ten'", "varianes is no field", "ssd_config.scales")), said
+    assert "missing" not in said

@@ -6,14 +6,16 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd.errors import InputError
+from ssd.errors import InputError, raise_all
 from ssd.spec.dataset_convert_pb2 import DatasetExportConfig
 from ssd.spec.experiment_pb2 import Experiment
 from ssd.spec.parse import parse_spec
 
 
 def read(text, kind=Experiment):
-    return parse_spec(text, kind, "spec.txt")
+    spec, findings = parse_spec(text, kind, "spec.txt")
+    raise_all(findings.problems)
+    return spec, findings
 
 
 def error_lines(text, kind=Experiment) -> list[str]:
