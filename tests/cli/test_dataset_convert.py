@@ -141,7 +141,7 @@ BAD = {
     "a picture as names file": (lambda: None, ["-c", "data/image_2/000000.png"], "not text"),
     "a folder as output": (lambda: None, ["-o", "data"], "-o/--output_filename data: a folder"),
     "a slash at the output's end": (lambda: None, ["-o", "out/"], "a folder"),
-    "a file as the output's folder": (lambda: None, ["-o", "spec.txt/train"], "cannot write there"),
+    "a file as the output's folder": (lambda: None, ["-o", "spec.txt/train"], "this is a file, a folder is needed"),
     "a pattern as output": (lambda: None, ["-o", "out/train*"], "must not"),
     "a file as results folder": (lambda: None, ["-r", "spec.txt"], "-r/--results_dir spec.txt"),
     "no processes": (lambda: None, ["--processes", "0"], "--processes 0"),
