@@ -166,9 +166,14 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 def _decode_with_pillow(contents: tf.Tensor) -> tf.Tensor:
     image = tf.numpy_function(_pillow_pixels, [contents], tf.uint8, stateful=False)
     image.set_shape((None, None, 3))
-    return image
+    with tf.control_dependencies([tf.debugging.assert_positive(tf.size(image), "not a readable image")]):
+        return tf.identity(image)
 
 
 def _pillow_pixels(contents) -> np.ndarray:
-    with Image.open(io.BytesIO(_as_bytes(contents))) as image:
-        return np.array(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(_as_bytes(contents))) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        # An error from here TensorFlow prints with a traceback; no pixels are one that the graph finds by itself.
+        return np.zeros((0, 0, 3), np.uint8)

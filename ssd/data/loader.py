@@ -169,7 +169,7 @@ class Loader:
         # An image file is read without Python and its lock; a record's part of a file can only be had with it.
         contents = tf.cond(
             self._in_record[index],
-            lambda: tf.numpy_function(self._index.read, [index], tf.string, stateful=False),
+            lambda: tf.numpy_function(self._record, [index], tf.string, stateful=False),
             lambda: tf.io.read_file(self._files[index]),
         )
         contents.set_shape(())
@@ -177,6 +177,12 @@ class Loader:
             return images.network_input(images.decode(contents, todo[0]), self._augmentation)
         orientation, view, colour = (*todo, None)[:3]
         return cut_out(contents, orientation, View(*view), colour, self._augmentation)
+
+    def _record(self, index: np.int32) -> bytes:
+        try:
+            return self._index.read(int(index))
+        except DataError:
+            return b""  # does not decode either, without TensorFlow's traceback; `fault` reads again and says why
 
 
 class Batches:

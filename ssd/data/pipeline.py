@@ -71,7 +71,7 @@ class ImageLoader:
             contents = read_file(self._paths[index])
             return contents, np.int32(read_header(contents).orientation)
         except (DataError, BadImage):
-            # Raised from here, TensorFlow would print a traceback; nothing is no image either, and `_report` says why.
+            # An error from here TensorFlow prints with a traceback; nothing does not decode, and `_report` says why.
             return b"", np.int32(1)
 
     def _report(self, missing: range) -> None:

@@ -143,3 +143,11 @@ def test_size_of_a_file(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(KINDS["png"]())
     assert image_size(path) == (37, 53)
+
+
+def test_what_does_not_decode_is_an_error_of_the_graph_without_a_traceback_of_python(capfd):
+    load = tf.function(lambda contents: decode(contents, tf.constant(1)))
+    for contents in (b"", b"hello", b"BM" + bytes(60), b"GIF89a"):
+        with pytest.raises(tf.errors.OpError):
+            load(tf.constant(contents))
+    assert "Traceback" not in capfd.readouterr().err
