@@ -48,4 +48,5 @@ class SoftStart(keras.optimizers.schedules.LearningRateSchedule):
         return float(ops.convert_to_numpy(self(step)))
 
     def get_config(self) -> dict:
+        # Keras asks only when it serialises an optimizer, which no file of ours holds.
         raise NotImplementedError("the schedule follows from the spec; model files do not hold it")

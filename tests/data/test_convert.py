@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd.data import convert, manifest, partition, records, summary
+from ssd.data import convert, manifest, partition, records, shards, summary
 from ssd.data.image_header import ORIENTATION
 from ssd.errors import DataError, InputError, RunError
 from ssd.spec.config import CocoInput, Conversion, KittiInput
@@ -280,8 +280,6 @@ def test_prefixes_that_make_no_file_names(tmp_path, monkeypatch, prefix):
 
 
 def test_a_full_disk_is_a_failed_run(kitti, tmp_path, monkeypatch):
-    from ssd.data import shards
-
     def full(file):
         raise OSError(28, "No space left on device", str(tmp_path / "a"))
 
@@ -292,8 +290,6 @@ def test_a_full_disk_is_a_failed_run(kitti, tmp_path, monkeypatch):
 
 
 def test_workers_write_what_one_process_writes(kitti, tmp_path, monkeypatch):
-    from ssd.data import shards
-
     break_everything(kitti)
     alone = run(kitti_spec(kitti), tmp_path / "one" / "a")
     monkeypatch.setattr(shards, "WORTH_WORKERS", 0)
@@ -415,3 +411,10 @@ def test_a_run_killed_at_any_step_leaves_the_old_or_says_that_it_is_unfinished(k
             left = {p.name: p.read_bytes() for p in prefix.parent.iterdir() if not p.name.startswith(".tmp-")}
             assert left == before
     assert {"old", "unfinished", "new"} == set(states)
+
+
+def test_the_index_line_of_the_first_record_of_100_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_payload", lambda frame, indices, result: bytes(100))
+    task = shards.ShardTask(fold=0, path=tmp_path / "a", frames=[None, None], indices={})
+    assert shards.write_shard(task).size == 232
+    assert (tmp_path / "idx-a").read_text() == "0 116\n116 116\n"
