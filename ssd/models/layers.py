@@ -15,11 +15,19 @@ from ssd.spec.config import Regularizer
 
 @dataclass(frozen=True)
 class Layers:
-    """Builders that share a regulariser; it goes on the kernels of convolutions, not on biases and not on BN."""
+    """Builders that share what a family gives all its layers.
+
+    Args:
+        regularizer: goes on the kernels of regular and transposed convolutions; not on biases, BN or depthwise kernels.
+        momentum: of the BN statistics.
+        initializer: of the kernels, as Keras takes it.
+    """
 
     regularizer: Regularizer
+    momentum: float = 0.99
+    initializer: str | dict = "glorot_uniform"
 
-    def conv(self, x, filters, kernel, *, name, stride=1, bias=False, initializer="glorot_uniform"):
+    def conv(self, x, filters, kernel, *, name, stride=1, bias=False, initializer=None):
         """A convolution with `kernel // 2` zeros on each side, `kernel` odd.
 
         `(B,H,W,C)` becomes `(B, ceil(H/stride), ceil(W/stride), filters)`. With a stride, "same" would put more zeros
@@ -37,14 +45,43 @@ class Layers:
             strides=stride,
             padding=padding,
             use_bias=bias,
-            kernel_initializer=initializer,
+            kernel_initializer=initializer or self.initializer,
             kernel_regularizer=self.kernel_regularizer(),
             name=name,
         )(x)
 
+    def depthwise(self, x, kernel: int, *, name: str, pad: str | None, stride: int = 1):
+        """A convolution of each channel by itself, without bias: `(B,H,W,C)` to `(B, ceil(H/stride), ..., C)`.
+
+        Args:
+            pad: name of the layer that puts `kernel // 2` zeros on each side; None where `x` has them already, or
+                where `stride` is 1, which needs no layer for it.
+        """
+        padding = "same" if pad is None and stride == 1 else "valid"
+        if pad is not None:
+            x = keras_layers.ZeroPadding2D(kernel // 2, name=pad)(x)
+        return keras_layers.DepthwiseConv2D(
+            kernel,
+            strides=stride,
+            padding=padding,
+            use_bias=False,
+            depthwise_initializer=self.initializer,
+            name=name,
+        )(x)
+
+    def max_pool(self, x, size: int, stride: int, *, name: str):
+        """The largest of `size` x `size` with `(size - 1) // 2` zeros on each side; `x` is not negative.
+
+        `(B,H,W,C)` becomes `(B, (H + 2p - size) // stride + 1, ..., C)`: 2x2 rounds an odd size down, 3x3 up.
+        """
+        if stride == 1:  # behind a ReLU a zero and nothing at all are the same to a maximum
+            return keras_layers.MaxPooling2D(size, strides=1, padding="same", name=name)(x)
+        if padding := (size - 1) // 2:
+            x = keras_layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+        return keras_layers.MaxPooling2D(size, strides=stride, padding="valid", name=name)(x)
+
     def batch_norm(self, x, name: str):
-        """Batch normalisation with the original's constants."""
-        return BatchNormalization(momentum=0.99, epsilon=1e-3, name=name)(x)
+        return BatchNormalization(momentum=self.momentum, epsilon=1e-3, name=name)(x)
 
     def relu(self, x, name: str):
         return keras_layers.ReLU(name=name)(x)
@@ -58,6 +95,10 @@ class Layers:
 
     def add(self, tensors: list, name: str):
         return keras_layers.Add(name=name)(tensors)
+
+    def concat(self, tensors: list, name: str):
+        """Channels of all `tensors`, in their order."""
+        return keras_layers.Concatenate(axis=-1, name=name)(tensors)
 
     def kernel_regularizer(self) -> keras.regularizers.Regularizer | None:
         """A new Keras regulariser: `weight * sum(|k|)` or `weight * sum(k^2)`."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ssd.errors import SpecError
-from ssd.models.backbones import resnet
+from ssd.models.backbones import mobilenet_v1, mobilenet_v2, resnet, squeezenet
 
 # Expansion blocks behind a backbone: filters of the 1x1 and of the 3x3 convolution, stride of the latter. Each gives a
 # feature map; None takes the backbone's last tensor itself.
@@ -23,12 +23,14 @@ class Backbone:
         expansion: expansion blocks by `nlayers`; its keys are the valid depths, None for a family with one.
         blocks: (pattern of layer names, number): the block ids that `freeze_blocks` names. An id is the number, plus
             the pattern's group `id` where it has one. Ids come from names, so that they hold in any model file, a
-            pruned one too.
+            pruned one too. Every layer of the backbone that has weights is in one.
+        stem: names of the convolution that sees the pixels and of the BN behind it (None where there is none).
     """
 
     build: Callable
     expansion: dict[int | None, tuple]
     blocks: tuple[tuple[str, int], ...]
+    stem: tuple[str, str | None]
 
     def block_of(self, layer_name: str) -> int | None:
         """The freeze block of a layer; None outside the backbone."""
@@ -43,27 +45,41 @@ FAMILIES = {
         build=resnet.resnet,
         expansion={10: SMALL, 18: MEDIUM, 34: MEDIUM, 50: LARGE, 101: LARGE},
         blocks=resnet.BLOCKS,
+        stem=("conv1", "bn_conv1"),
+    ),
+    "mobilenet_v1": Backbone(
+        build=mobilenet_v1.mobilenet_v1,
+        expansion={None: SMALL},
+        blocks=mobilenet_v1.BLOCKS,
+        stem=("conv1", "conv1_bn"),
+    ),
+    "mobilenet_v2": Backbone(
+        build=mobilenet_v2.mobilenet_v2,
+        expansion={None: SMALL},
+        blocks=mobilenet_v2.BLOCKS,
+        stem=("conv1", "bn_conv1"),
+    ),
+    "squeezenet": Backbone(
+        build=squeezenet.squeezenet,
+        expansion={None: SMALL},
+        blocks=squeezenet.BLOCKS,
+        stem=("conv1", None),
     ),
 }
-
-# In the spec language, not built yet.
-PLANNED = ("darknet", "efficientnet_b0", "googlenet", "mobilenet_v1", "mobilenet_v2", "squeezenet", "vgg")
 
 
 def backbone(arch: str, nlayers: int | None) -> Backbone:
     """The family of `arch`.
 
     Raises:
-        SpecError: unknown or unbuilt `arch`, or a depth that the family does not have.
+        SpecError: unknown `arch`, or a depth that the family does not have.
     """
-    valid = ", ".join(sorted(FAMILIES))
-    if arch in PLANNED:
-        raise SpecError(f'arch "{arch}" is not available in this version', where="arch", hint=f"available: {valid}")
     if arch not in FAMILIES:
-        raise SpecError(f'arch "{arch}" is not known', where="arch", hint=f"available: {valid}")
+        raise SpecError(f'arch "{arch}" is not known', where="arch", hint=f"available: {', '.join(sorted(FAMILIES))}")
     family = FAMILIES[arch]
     if nlayers not in family.expansion:
-        depths = ", ".join(str(depth) for depth in family.expansion)
+        depths = [str(depth) for depth in family.expansion if depth is not None]
         given = "is missing" if nlayers is None else f"{nlayers} does not exist for {arch}"
-        raise SpecError(f"nlayers {given}", where="nlayers", hint=f"{arch} has {depths}")
+        hint = f"{arch} has {', '.join(depths)}" if depths else f"leave it out: {arch} has one depth only"
+        raise SpecError(f"nlayers {given}", where="nlayers", hint=hint)
     return family
