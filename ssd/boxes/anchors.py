@@ -52,7 +52,7 @@ def make_anchors(
     for index, (rows, columns) in enumerate(feature_maps):
         step_y, step_x = steps[index] if steps is not None else (height / rows, width / columns)
         offset_y, offset_x = offsets[index] if offsets is not None else (0.5, 0.5)
-        sizes = _cell_sizes(
+        sizes = cell_sizes(
             aspect_ratios[index], scales[index], scales[index + 1], two_boxes_for_ar1, side=min(height, width)
         )
         centers_y = (offset_y + np.arange(rows)) * step_y
@@ -69,7 +69,7 @@ def make_anchors(
     return (corners / limits).astype(np.float32)
 
 
-def _cell_sizes(
+def cell_sizes(
     ratios: Sequence[float], scale: float, next_scale: float, two_boxes_for_ar1: bool, side: int
 ) -> np.ndarray:
     """Widths and heights in pixels of the boxes of one cell: `(boxes, 2)`."""
