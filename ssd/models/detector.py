@@ -1,4 +1,4 @@
-"""The SSD network: backbone, six feature maps, heads (Liu et al. 2016); and what can be read off a built one."""
+"""SSD and DSSD networks: backbone, six feature maps, heads (Liu et al. 2016); and what can be read off a built one."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from ssd.boxes.anchors import make_anchors
-from ssd.errors import SpecError
-from ssd.models.backbones import backbone
+from ssd.models.backbones import SMALL, backbone
+from ssd.models.dssd import deconvolve, shrink
 from ssd.models.heads import expand, predict, prediction_module
 from ssd.models.layers import Layers
 from ssd.spec.config import FEATURE_MAPS, Experiment, Network, Regularizer
@@ -34,20 +34,23 @@ def build_detector(
         float32.
 
     Raises:
-        SpecError: an architecture, depth or kind of network that cannot be built.
+        SpecError: an architecture or depth that does not exist.
     """
-    if network.dssd:
-        raise SpecError("DSSD is not available in this version", where="dssd_config", hint="use ssd_config")
     family = backbone(network.arch, network.nlayers)
     layers = Layers(regularizer)
     # The input stays float32 in mixed precision: rounding pixels is for the first layer to do.
     images = keras.Input(input_shape, name="Input", dtype="float32")
     maps, last = family.build(images, layers, network.nlayers)
-    maps = maps + expand(last, family.expansion[network.nlayers], layers)
+    expansion = family.expansion[network.nlayers]
+    maps = maps + expand(last, expansion, layers)
+    if network.dssd:
+        if expansion is SMALL:
+            maps[0] = shrink(maps[0], layers)
+        maps = deconvolve(maps, layers)
     if network.pred_num_channels:
         maps = [prediction_module(x, network.pred_num_channels, index, layers) for index, x in enumerate(maps)]
     outputs = predict(maps, network.boxes_per_cell, 1 + num_classes, layers)
-    return keras.Model(images, outputs, name=f"ssd_{network.arch}")
+    return keras.Model(images, outputs, name=f"{'dssd' if network.dssd else 'ssd'}_{network.arch}")
 
 
 def feature_map_sizes(model: keras.Model) -> list[tuple[int, int]]:
@@ -99,7 +102,7 @@ class Summary:
 def summary(model: keras.Model) -> Summary:
     """Counts of a detector, fresh or loaded."""
     maps = tuple(feature_map_sizes(model))
-    frozen = sum(int(np.prod(variable.shape)) for variable in model.non_trainable_variables)
+    frozen = sum(int(np.prod(variable.shape)) for variable in model.non_trainable_weights)
     return Summary(
         name=model.name,
         input_shape=tuple(model.input_shape[1:]),

@@ -27,17 +27,18 @@ class Layers:
     momentum: float = 0.99
     initializer: str | dict = "glorot_uniform"
 
-    def conv(self, x, filters, kernel, *, name, stride=1, bias=False, initializer=None):
+    def conv(self, x, filters, kernel, *, name, stride=1, bias=False, padded=False, activation=None, initializer=None):
         """A convolution with `kernel // 2` zeros on each side, `kernel` odd.
 
         `(B,H,W,C)` becomes `(B, ceil(H/stride), ceil(W/stride), filters)`. With a stride, "same" would put more zeros
         at the end than at the beginning on even sizes, which shifts the grid by half a pixel and does not fit the
-        original's weights; hence the padding of its own.
+        original's weights; hence the padding of its own. An `x` that is `padded` already gets none, and then `kernel`
+        may be even, or (height, width).
         """
         padding = "same"
-        if stride > 1:
+        if stride > 1 or padded:
             padding = "valid"
-            if kernel > 1:
+            if not padded and kernel > 1:
                 x = keras_layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
         return keras_layers.Conv2D(
             filters,
@@ -45,7 +46,21 @@ class Layers:
             strides=stride,
             padding=padding,
             use_bias=bias,
+            activation=activation,
             kernel_initializer=initializer or self.initializer,
+            kernel_regularizer=self.kernel_regularizer(),
+            name=name,
+        )(x)
+
+    def double(self, x, filters: int, *, name: str):
+        """A transposed convolution, 2x2 with stride 2, without bias: `(B,H,W,C)` to `(B,2H,2W,filters)`."""
+        return keras_layers.Conv2DTranspose(
+            filters,
+            2,
+            strides=2,
+            padding="valid",
+            use_bias=False,
+            kernel_initializer=self.initializer,
             kernel_regularizer=self.kernel_regularizer(),
             name=name,
         )(x)
@@ -85,6 +100,10 @@ class Layers:
 
     def relu(self, x, name: str):
         return keras_layers.ReLU(name=name)(x)
+
+    def swish(self, x, name: str):
+        """`x * sigmoid(x)`."""
+        return keras_layers.Activation("silu", name=name)(x)
 
     def conv_bn(self, x, filters: int, kernel: int, *, name: str, bn: str, stride: int = 1):
         """Convolution without bias, then BN: the name of each, since every family has its own scheme."""

@@ -18,6 +18,7 @@ ARCHITECTURES = {
     "squeezenet": ((), range(0, 9)),
     "efficientnet_b0": ((), range(0, 9)),
 }
+WITHOUT_BATCH_NORM = ("squeezenet",)
 PREDICTION_CHANNELS = (0, 256, 512, 1024)
 SCALES = FEATURE_MAPS + 1
 
@@ -114,6 +115,8 @@ def _check_backbone(config: Message, path: str, findings: Findings) -> None:
         elif block not in blocks:
             text = f"is {block}, allowed for {config.arch}: {blocks[0]} to {blocks[-1]}"
             findings.wrong(f"{path}.freeze_blocks[{index}]", text)
+    if config.freeze_bn and config.arch in WITHOUT_BATCH_NORM:
+        findings.warn(f"{path}.freeze_bn", f"has no effect: {config.arch} has no batch normalisation")
     config.freeze_blocks[:] = sorted(set(config.freeze_blocks) & set(blocks))
 
 

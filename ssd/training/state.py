@@ -47,6 +47,7 @@ def capture(training: TrainingModel) -> dict[str, np.ndarray]:
     """All numbers of a run that the saved network does not hold."""
     arrays = _numbered("optimizer", training.optimizer.variables)
     arrays |= {"counter": _value(training.counter), "sums": _value(training.sums)}
+    arrays |= _numbered("seeds", _seeds(training.detector))
     if training.average is not None:  # then the saved network is the average
         arrays |= _numbered("weights", training.detector.weights)
     return arrays
@@ -67,8 +68,15 @@ def restore(training: TrainingModel, saved: keras.Model, arrays: dict[str, np.nd
         # model_ema was switched off: training goes on from the weights it was training.
         _assign(training.detector.weights, _numbers("weights", arrays), "network")
     _assign(training.optimizer.variables, _numbers("optimizer", arrays), "optimizer")
+    _assign(_seeds(training.detector), _numbers("seeds", arrays), "network")
     training.counter.assign(arrays["counter"])
     training.sums.assign(arrays["sums"])
+
+
+def _seeds(model: keras.Model) -> list:
+    """What the layers that draw random numbers draw the next from; not among a model's weights."""
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
 
 
 def _numbered(prefix: str, variables) -> dict[str, np.ndarray]:

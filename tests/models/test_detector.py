@@ -221,7 +221,6 @@ def test_mixed_precision_keeps_input_and_outputs_float32(network, detector, imag
         ({"arch": "resnet", "nlayers": None}, "nlayers is missing", "10, 18, 34, 50, 101"),
         ({"arch": "resnext", "nlayers": 50}, 'arch "resnext" is not known', "resnet"),
         ({"arch": "mobilenet_v1", "nlayers": 18}, "nlayers 18 does not exist for mobilenet_v1", "leave it out"),
-        ({"dssd": True}, "DSSD is not available", "ssd_config"),
     ],
 )
 def test_what_cannot_be_built_is_named(network, changes, message, hint):

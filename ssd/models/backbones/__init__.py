@@ -5,10 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ssd.errors import SpecError
-from ssd.models.backbones import mobilenet_v1, mobilenet_v2, resnet, squeezenet
+from ssd.models.backbones import (
+    darknet,
+    efficientnet_b0,
+    googlenet,
+    mobilenet_v1,
+    mobilenet_v2,
+    resnet,
+    squeezenet,
+    vgg,
+)
 
 # Expansion blocks behind a backbone: filters of the 1x1 and of the 3x3 convolution, stride of the latter. Each gives a
-# feature map; None takes the backbone's last tensor itself.
+# feature map; None takes the backbone's last tensor itself. Backbones with two maps of their own go without the last.
 SMALL = (None, (64, 128, 2), (64, 128, 2), (64, 128, 2), (64, 128, 2))
 MEDIUM = ((256, 256, 1), (128, 256, 2), (64, 128, 2), (64, 128, 2), (64, 128, 2))
 LARGE = ((512, 512, 1), (256, 512, 2), (128, 256, 2), (128, 256, 2), (128, 256, 2))
@@ -47,6 +56,24 @@ FAMILIES = {
         blocks=resnet.BLOCKS,
         stem=("conv1", "bn_conv1"),
     ),
+    "vgg": Backbone(
+        build=vgg.vgg,
+        expansion={16: LARGE, 19: LARGE},
+        blocks=vgg.BLOCKS,
+        stem=("block_1a_conv_1", "block_1a_bn_1"),
+    ),
+    "darknet": Backbone(
+        build=darknet.darknet,
+        expansion={19: MEDIUM[:-1], 53: LARGE[:-1]},
+        blocks=darknet.BLOCKS,
+        stem=("conv1", "conv1_bn"),
+    ),
+    "googlenet": Backbone(
+        build=googlenet.googlenet,
+        expansion={None: LARGE},
+        blocks=googlenet.BLOCKS,
+        stem=("conv1", "bn_conv1"),
+    ),
     "mobilenet_v1": Backbone(
         build=mobilenet_v1.mobilenet_v1,
         expansion={None: SMALL},
@@ -64,6 +91,12 @@ FAMILIES = {
         expansion={None: SMALL},
         blocks=squeezenet.BLOCKS,
         stem=("conv1", None),
+    ),
+    "efficientnet_b0": Backbone(
+        build=efficientnet_b0.efficientnet_b0,
+        expansion={None: LARGE[:-1]},
+        blocks=efficientnet_b0.BLOCKS,
+        stem=("stem_conv", "stem_bn"),
     ),
 }
 
