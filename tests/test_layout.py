@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "data": BASE | {"spec", "boxes", "visualize"},
     "models": BASE | {"spec", "boxes"},
     "evaluation": BASE | {"spec", "boxes", "data", "visualize"},
-    "training": BASE | {"spec", "boxes", "models", "data", "evaluation", "visualize"},
+    "inspection": BASE | {"spec", "boxes", "models", "data", "visualize"},
+    "training": BASE | {"spec", "boxes", "models", "data", "evaluation", "inspection", "visualize"},
     "deploy": BASE | {"spec", "boxes", "models"},
     "inference": BASE | {"spec", "data", "evaluation", "visualize"},
     "commands": BASE

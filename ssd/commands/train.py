@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deterministic", action="store_true", help="the same run gives the same weights, bit for bit; slower"
     )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="build everything, report on model, data and anchors, train one step, stop"
+    )
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="number of GPUs (default: 1)")
     parser.add_argument("--gpu_index", type=int, nargs="+", metavar="I", help="which GPU")
     parser.add_argument("--arch", choices=("ssd", "dssd"), help="check that the spec has this kind of network")
@@ -48,6 +51,11 @@ def run(args: argparse.Namespace) -> None:
         deterministic=args.deterministic,
         gpu_index=args.gpu_index,
     )
+    if args.dry_run:
+        from ssd.training.dry_run import dry_run
+
+        say(f"reports: {dry_run(spec, args.results_dir, request)}")
+        return
     folder = train(spec, args.results_dir, request)
     say(f"results: {folder}")
 

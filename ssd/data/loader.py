@@ -31,6 +31,7 @@ class Loader:
     in this loader, "size" int32 `(B, 2)` height, width of the upright image, px. The last batch may be short.
 
     Attributes:
+        index: what the batches are made of.
         samples: images.
         steps: batches of one epoch.
     """
@@ -46,7 +47,7 @@ class Loader:
         prefetch: int | None = None,
     ):
         """With a `seed`, order and pixels are random (training); without, neither is."""
-        self._index, self._augmentation, self._batch_size, self._seed = index, augmentation, batch_size, seed
+        self.index, self._augmentation, self._batch_size, self._seed = index, augmentation, batch_size, seed
         self._workers, self._prefetch = workers, prefetch
         self._running: tuple[int, Iterator] | None = None
         self.samples = len(index)
@@ -64,27 +65,27 @@ class Loader:
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """What images are called in messages: a path, or a shard and a frame."""
-        return [self._index.names[int(index)] for index in np.asarray(indices).reshape(-1)]
+        return [self.index.names[int(index)] for index in np.asarray(indices).reshape(-1)]
 
     def image_bytes(self, index: int) -> bytes:
         """The image file as it is."""
-        return self._index.read(int(index))
+        return self.index.read(int(index))
 
     def fault(self, indices: Sequence[int]) -> DataError | None:
         """What is wrong with the first of these images that does not decode now; None where all do."""
         for index in map(int, indices):
             try:
-                contents = self._index.read(index)
+                contents = self.index.read(index)
             except DataError as unreadable:
                 return unreadable
             reason = images.decoding_fault(contents)
             if reason is None:
                 header = read_header(contents)
-                if (header.height, header.width) != tuple(self._index.sizes[index]):
+                if (header.height, header.width) != tuple(self.index.sizes[index]):
                     reason = "the image changed since the start of this run"
             if reason:
                 hint = "remove it or replace it, and run again; a training run goes on with --resume"
-                return DataError(reason, where=self._index.names[index], hint=hint)
+                return DataError(reason, where=self.index.names[index], hint=hint)
         return None
 
     def plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +95,7 @@ class Loader:
         if self._seed is not None:
             order[: self.samples] = np.random.default_rng([self._seed % 2**63, epoch]).permutation(self.samples)
         order = order.reshape(self.steps, self._batch_size)
-        most = np.where(order < 0, 0, self._index.counts[order]).max(axis=1)
+        most = np.where(order < 0, 0, self.index.counts[order]).max(axis=1)
         return order, (np.maximum(-(-most // PADDING), 1) * PADDING).astype(np.int32)
 
     def take_stream(self, epoch: int, skip: int) -> Iterator:
@@ -180,7 +181,7 @@ class Loader:
 
     def _record(self, index: np.int32) -> bytes:
         try:
-            return self._index.read(int(index))
+            return self.index.read(int(index))
         except DataError:
             return b""  # does not decode either, without TensorFlow's traceback; `fault` reads again and says why
 

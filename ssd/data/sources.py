@@ -43,6 +43,7 @@ class ImageIndex:
         orientations: int32 `(n,)` EXIF, 1..8.
         starts: int64 `(n + 1,)`: the objects of image i are `starts[i]:starts[i + 1]` of the next three.
         boxes, classes, difficult: as in `sample.Objects`, `(T, 4)`, `(T,)`, `(T,)`.
+        left_out: int32 `(n,)` difficult objects that are not among them, since the spec trains without.
     """
 
     names: list[str]
@@ -54,6 +55,7 @@ class ImageIndex:
     boxes: np.ndarray
     classes: np.ndarray
     difficult: np.ndarray
+    left_out: np.ndarray
 
     def __len__(self) -> int:
         return len(self.files)
@@ -268,6 +270,7 @@ def _pack(entries: list[_Entry], difficult_too: bool) -> ImageIndex:
     classes = np.concatenate([part.classes for part in objects])
     difficult = np.concatenate([part.difficult for part in objects])
     starts = np.concatenate([[0], np.cumsum([len(part) for part in objects])])
+    counted = np.diff(starts)
     if not difficult_too:
         kept = np.concatenate([[0], np.cumsum(~difficult)])
         starts, boxes, classes = kept[starts], boxes[~difficult], classes[~difficult]
@@ -282,6 +285,7 @@ def _pack(entries: list[_Entry], difficult_too: bool) -> ImageIndex:
         boxes=boxes,
         classes=classes,
         difficult=difficult,
+        left_out=(counted - np.diff(starts)).astype(np.int32),
     )
 
 

@@ -90,7 +90,7 @@ class _Search:
         self.weights = 1.0 / (len(counts) * counts[which])
         steps = network.steps or [(height / rows, width / columns) for rows, columns in feature_maps]
         self.limits = [min(max(pair) * MOST_CELLS / self.side, 1.0) for pair in steps]
-        self.distances = _distances((boxes[:, 2:] + boxes[:, :2]) / 2, network, image_size, feature_maps)
+        self.distances = center_distances((boxes[:, 2:] + boxes[:, :2]) / 2, network, image_size, feature_maps)
         self._known: dict[tuple, np.ndarray] = {}
 
     def score(self, network: Network) -> float:
@@ -168,7 +168,8 @@ class _Search:
     def _changes(self, network: Network, shared: bool) -> list:
         """Functions `(network, factor) -> network`, or None where the result is not allowed."""
         changes = [
-            lambda now, step, index=index: _with_scale(now, index, step, self.limits) for index in range(FEATURE_MAPS + 1)
+            lambda now, step, index=index: _with_scale(now, index, step, self.limits)
+            for index in range(FEATURE_MAPS + 1)
         ]
         for index in (None,) if shared else range(FEATURE_MAPS):
             changes += [
@@ -179,7 +180,7 @@ class _Search:
         return changes
 
 
-def _distances(centers: np.ndarray, network: Network, image_size: Size, feature_maps) -> list[np.ndarray]:
+def center_distances(centers: np.ndarray, network: Network, image_size: Size, feature_maps) -> list[np.ndarray]:
     """Per feature map `(T, 2)`: px along x and y from the centre of each box to that of the nearest cell."""
     found = []
     for index, cells in enumerate(feature_maps):

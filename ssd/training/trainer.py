@@ -85,7 +85,7 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
             raise
         except Exception as error:
             status.write("FAILURE", str(error))
-            raise _explained(error, run) from error
+            raise explained(error, spec) from error
         finally:
             board.close()
         status.write("SUCCESS", "Training finished successfully.")
@@ -153,14 +153,14 @@ def banner(run: Run, device: distribution.Device, precision: str) -> None:
     )
 
 
-def _explained(error: Exception, run: Run) -> Exception:
+def explained(error: Exception, spec: Experiment) -> Exception:
     """A shortage of memory in words; any other error as it is."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
-        batch = run.spec.training.batch_size
+        batch = spec.training.batch_size
         return RunError(
-            f"out of memory with batches of {batch} images of {run.spec.augmentation.width}x"
-            f"{run.spec.augmentation.height}",
+            f"out of memory with batches of {batch} images of {spec.augmentation.width}x"
+            f"{spec.augmentation.height}",
             hint=f"lower training_config.batch_size_per_gpu (to {max(batch // 2, 1)}), or eval_config.batch_size if it "
             "happened in validation; then go on with --resume",
         )

@@ -1,0 +1,104 @@
+"""An estimate of the memory that a training step takes, from the shapes of a network."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+# float32: variables, gradients and slots keep it in mixed precision too.
+SINGLE = 4
+# Batches that the loader has ready or in work beside the one that is trained.
+WAITING_BATCHES = 6
+# The gradient of a layer's output and that of its input live at the same time, as does what the layer makes of them.
+PASSING = 3
+# Copies of logits and offsets that the loss and its gradient hold.
+LOSS_COPIES = 6
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, by what they hold."""
+
+    weights: int
+    average: int  # the exponential moving average of the weights
+    gradients: int
+    optimizer: int
+    activations: int  # kept from the forward pass for the backward pass
+    transient: int  # the largest gradients of activations at one time, and the loss
+    images: int
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+    def text(self) -> str:
+        parts = [f"{name} {value / 1e6:,.0f}" for name, value in vars(self).items() if value]
+        return f"memory of a training step: about {self.total / 1e9:.2f} GB (an estimate; MB: {', '.join(parts)})"
+
+
+def estimate_memory(
+    model: keras.Model, batch_size: int, *, optimizer_entries: int, average: bool, compute_bytes: int = SINGLE
+) -> Memory:
+    """Memory of `train_on_batch` on the device, in bytes; what the libraries themselves take comes on top.
+
+    Args:
+        optimizer_entries: numbers that the optimizer keeps, of 4 bytes each.
+        average: whether a moving average of the weights is kept.
+        compute_bytes: of a number in an activation: 4, or 2 in bfloat16.
+    """
+    entries = sum(_entries(weight.shape) for weight in model.weights)
+    kept = kept_activations(model)
+    largest = max(kept.values(), default=0)
+    outputs = sum(_entries(tensor.shape[1:]) for tensor in model.outputs)
+    pixels = _entries(model.input_shape[1:])
+    return Memory(
+        weights=SINGLE * entries,
+        average=SINGLE * entries if average else 0,
+        gradients=SINGLE * sum(_entries(weight.shape) for weight in model.trainable_weights),
+        optimizer=SINGLE * optimizer_entries,
+        activations=compute_bytes * batch_size * sum(kept.values()),
+        transient=batch_size * (compute_bytes * PASSING * largest + SINGLE * LOSS_COPIES * outputs),
+        images=SINGLE * batch_size * pixels * (1 + WAITING_BATCHES),
+    )
+
+
+def kept_activations(model: keras.Model) -> dict[int, int]:
+    """Numbers per image of each tensor that a gradient will need, by the tensor's id.
+
+    Products need their inputs, so does batch normalisation; ReLU needs its output; sums, joins, paddings and reshapes
+    need nothing. Below the first trained layer nothing is kept.
+    """
+    kept: dict[int, int] = {}
+    on_the_way: set[int] = set()  # tensors that a gradient flows back through
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        inputs, outputs = keras.tree.flatten(layer.input), keras.tree.flatten(layer.output)
+        if not layer.trainable_weights and not any(id(tensor) in on_the_way for tensor in inputs):
+            continue
+        on_the_way |= {id(tensor) for tensor in outputs}
+        if isinstance(layer, keras.layers.ReLU):
+            needed = outputs
+        elif isinstance(layer, PASSING_THROUGH):
+            needed = []
+        elif isinstance(layer, keras.layers.MaxPooling2D):
+            needed = [*inputs, *outputs]
+        else:
+            needed = inputs
+        kept |= {id(tensor): _entries(tensor.shape[1:]) for tensor in needed}
+    return kept
+
+
+PASSING_THROUGH = (
+    keras.layers.Add,
+    keras.layers.AveragePooling2D,
+    keras.layers.Concatenate,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.Reshape,
+    keras.layers.UpSampling2D,
+    keras.layers.ZeroPadding2D,
+)
+
+
+def _entries(shape) -> int:
+    return int(np.prod(shape, dtype=np.int64))
