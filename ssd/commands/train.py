@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--deterministic", action="store_true", help="the same run gives the same weights, bit for bit; slower"
     )
     parser.add_argument(
-        "--dry_run", action="store_true", help="build everything, report on model, data and anchors, train one step, stop"
+        "--dry_run", action="store_true", help="build everything, report on model, data and anchors, train one step"
     )
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="number of GPUs (default: 1)")
     parser.add_argument("--gpu_index", type=int, nargs="+", metavar="I", help="which GPU")

@@ -156,7 +156,7 @@ def spec_text(network: Network) -> str:
 
 
 def uncovered(report: AnchorReport) -> list[tuple[str, str, float, float, float]]:
-    """(image, class, width, height in px of the network input, best IoU) of boxes under `RECALL_AT`, the worst first."""
+    """Boxes under `RECALL_AT`, the worst first: image, class, width and height in px at the network, best IoU."""
     best, training = report.present.best, report.training
     images = np.repeat(np.arange(len(training)), training.counts)
     sizes = pixel_sizes(training.boxes, report.image_size)
@@ -206,9 +206,9 @@ def _group_table(report: AnchorReport) -> str:
         cells = [name, str(row["objects"]), *(rate(row["present"][kind]) for kind in kinds)]
         cells += [rate(row["suggested"][kind]) for kind in kinds] if report.suggested else []
         rows.append([*cells, rate(row["grid_limit"])])
-    notes = "recall: boxes that some anchor overlaps that well; mean IoU: with the best anchor; "
-    notes += "->: with the suggestion below; " if report.suggested else ""
-    notes += "limit: mean IoU\nif every cell had an anchor of the box's own size; only a larger input raises it"
+    notes = "recall: boxes that some anchor overlaps that well; mean IoU: with the best anchor"
+    notes += "; ->: with the suggestion below" if report.suggested else ""
+    notes += "\nlimit: mean IoU if every cell had an anchor of the box's own size; only a larger input raises it"
     return table([*header, "limit"], rows) + "\n" + notes
 
 

@@ -94,7 +94,7 @@ def _recall_by_size(axes, report: AnchorReport) -> None:
     _plain_ticks(axes.xaxis, edges[0], edges[-1])
     axes.grid(alpha=0.25)
     axes.set_title("Boxes that an anchor covers, by size")
-    axes.legend(fontsize=8, loc="lower right", framealpha=0.9)
+    axes.legend(fontsize=8, loc="best", framealpha=0.9)
 
 
 def _histogram(axes, report: AnchorReport) -> None:

@@ -7,7 +7,7 @@ LIMITS = (32**2, 96**2)  # px^2; an area on a limit belongs to the larger size
 
 
 def pixel_sizes(boxes: np.ndarray, image_sizes) -> np.ndarray:
-    """float64 `(T, 2)` width, height in px of `(T, 4)` relative corners; `image_sizes`: (height, width), or `(T, 2)`."""
+    """float64 `(T, 2)` width, height in px of relative corners `(T, 4)`; image_sizes: height, width or `(T, 2)`."""
     relative = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
     return relative * np.asarray(image_sizes, np.float64)[..., ::-1]
 

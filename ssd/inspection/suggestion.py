@@ -116,7 +116,7 @@ class _Search:
         return shared / (self.sizes.prod(axis=1) + width * height - shared)
 
     def starts(self) -> list[Network]:
-        """Where the search begins: the present anchors, clusters of sizes, and even spacing over the sizes there are."""
+        """Where the search begins: the present anchors, clusters of sizes, even spacing over the sizes there are."""
         present = self.network
         ratios = self._cluster_ratios()
         lengths = np.sqrt(self.sizes.prod(axis=1)) / self.side
