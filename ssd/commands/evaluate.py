@@ -12,7 +12,9 @@ from ssd.errors import InputError, raise_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", "--model_path", required=True, metavar="FILE", help="model to evaluate (.keras)")
+    parser.add_argument(
+        "-m", "--model_path", required=True, metavar="FILE", help="model to evaluate (.keras or TAO's .hdf5)"
+    )
     parser.add_argument("-e", "--experiment_spec", metavar="FILE", help="experiment spec; default: the model's own")
     parser.add_argument("-i", "--image_dir", metavar="DIR", help="validation images, instead of the spec's (with -l)")
     parser.add_argument(

@@ -11,7 +11,9 @@ from ssd.errors import DataError, InputError, raise_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", "--model_path", required=True, metavar="FILE", help="model to use (.keras)")
+    parser.add_argument(
+        "-m", "--model_path", required=True, metavar="FILE", help="model to use (.keras or TAO's .hdf5)"
+    )
     parser.add_argument(
         "-i",
         "--image_dir",

@@ -6,6 +6,9 @@ from ssd.commands.flags import key_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
 
+# The names in ssd.models.pretrained.CONVENTIONS, which is too slow to import for a help text.
+INPUTS = ("caffe", "torch", "tf", "darknet", "raw")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-e", "--experiment_spec_file", required=True, metavar="FILE", help="experiment spec")
@@ -14,7 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--resume_model_weights",
         metavar="FILE",
-        help="model to begin with: initial weights, or with --initial_epoch N the checkpoint of epoch N - 1",
+        help="model to begin with: initial weights (.keras, TAO's .hdf5, Keras' .h5, .safetensors, Darknet's .weights, "
+        "or the word imagenet), or with --initial_epoch N the checkpoint of epoch N - 1",
+    )
+    parser.add_argument(
+        "--weights_input",
+        choices=INPUTS,
+        help="input of the network of the weights (default: what is usual for such a file): caffe: BGR minus mean; "
+        "torch: RGB minus mean over deviation; tf: RGB from -1 to 1; darknet: RGB from 0 to 1; raw: RGB from 0 to 255",
     )
     parser.add_argument(
         "--initial_epoch", type=int, default=1, metavar="N", help="first epoch to train, from 1 (default: 1)"
@@ -46,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     request = Request(
         resume=args.resume,
         weights=args.resume_model_weights,
+        weights_input=args.weights_input,
         initial_epoch=args.initial_epoch,
         use_amp=args.use_amp,
         deterministic=args.deterministic,
@@ -81,6 +92,13 @@ def _check_flags(args: argparse.Namespace) -> None:
             InputError(
                 f"--resume finds the checkpoint in the results folder by itself; {given} names another",
                 hint="leave out one of the two",
+            )
+        )
+    if args.weights_input and (args.resume or args.initial_epoch > 1):
+        problems.append(
+            InputError(
+                "--weights_input is for the initial weights of a new run; one that goes on has its input in the spec",
+                hint="leave it out",
             )
         )
     raise_all(problems)

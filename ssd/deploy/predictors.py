@@ -92,15 +92,16 @@ def load_predictor(
     """Opens a model file for prediction.
 
     Args:
-        path: a `.keras` file.
+        path: a `.keras` file, or TAO's `.hdf5`.
         experiment: overrides the NMS, evaluation and data settings stored in the model; the network and its input are
-            the model's own, and a warning names what differs.
+            the model's own, and a warning names what differs. TAO's models store no settings: all are taken from here.
         verb: what the stored spec must serve where `experiment` is None.
 
     Raises:
         ModelError: the file cannot be used, or is for other classes or another input than `experiment`.
     """
-    artifact = load_model(path, precision=precision, verb=verb if experiment is None else "inference")
+    verb = verb if experiment is None else "inference"
+    artifact = load_model(path, precision=precision, verb=verb, spec=experiment)
     spec = artifact.spec if experiment is None else _combine(experiment, artifact.spec, str(path))
     _check(artifact.model, spec, str(path))
     return KerasPredictor(artifact.model, spec)

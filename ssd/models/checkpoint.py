@@ -1,4 +1,5 @@
-"""Model files: a Keras archive that any Keras 3 opens, with the resolved spec and the state of training inside.
+"""Model files: a Keras archive that any Keras 3 opens, with the resolved spec and the state of training inside; and
+TAO's detectors, which open beside them.
 
 Members beside Keras' own: `ssd/spec.txt` (prototxt), `ssd/state.json`, `ssd/state.npz`. Stored networks are float32 and
 made of stock layers; loading puts our fused layers and the asked-for precision in (`ssd.models.portable`).
@@ -21,23 +22,21 @@ import numpy as np
 from ssd.errors import ModelError
 from ssd.files import whole_file
 from ssd.models import portable
+from ssd.models.formats import tao_detector
+from ssd.models.formats.recognise import DARKNET, HDF5, KERAS, SAFETENSORS, recognise
 from ssd.spec.config import Experiment
 
+# Files with weights and no trained detector of ours.
+NOT_TRAINED = {
+    HDF5: "an HDF5 file",
+    SAFETENSORS: "a safetensors file of weights only",
+    DARKNET: "a Darknet file of weights only",
+}
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 SPEC = "ssd/spec.txt"
 STATE = "ssd/state.json"
 ARRAYS = "ssd/state.npz"
-
-# What other model files are, and what their owner can do.
-FOREIGN = {
-    (".hdf5", ".h5"): ("a Keras 2 model", "this version opens .keras files only"),
-    (".tlt",): ("an encrypted TAO model", "save it unencrypted with TAO; this version opens .keras files only"),
-    (".etlt",): ("an encrypted TAO export", "it holds no trainable network: use the .keras file it was made from"),
-    (".onnx",): ("an exported network", "use the .keras file it was exported from"),
-    (".engine", ".trt", ".plan"): ("a TensorRT engine", "use the .keras file it was built from"),
-    (".pth", ".pt"): ("a pickled PyTorch model, which can run code when opened", "use a .keras file"),
-}
 
 
 @dataclass(frozen=True)
@@ -92,19 +91,35 @@ def save_model(
                 _write_arrays(file, arrays)
 
 
-def load_model(path: str | os.PathLike, *, precision: str = "float32", verb: str | None = "evaluate") -> Artifact:
-    """Opens a model file of ours.
+def load_model(
+    path: str | os.PathLike,
+    *,
+    precision: str = "float32",
+    verb: str | None = "evaluate",
+    spec: Experiment | None = None,
+) -> Artifact:
+    """Opens a trained detector: a file of ours, or TAO's `.hdf5`.
 
     Args:
-        path: a `.keras` file.
+        path: a `.keras` or `.hdf5` file.
         precision: the dtype policy to run in, whatever it was trained in; "float32", "mixed_bfloat16", "mixed_float16".
         verb: what the stored spec is checked for; None leaves it unparsed.
+        spec: gives TAO's model its anchors, classes and mean; one of ours has a spec inside, which is used.
 
     Raises:
-        ModelError: not a file, not ours, damaged, or with layers that are not Keras' or ours.
+        ModelError: not a file, not ours, damaged, or with layers that are not Keras' or ours; TAO's without a spec or
+            with one that does not fit.
         SpecError: the stored spec does not serve `verb`.
     """
     path = Path(path).expanduser()
+    if recognise(path) == HDF5:
+        if spec is None:
+            raise ModelError(
+                "an HDF5 model has no spec inside, which tells anchors, classes and mean",
+                where=str(path),
+                hint="name the spec it was trained with: -e SPEC",
+            )
+        return Artifact(tao_detector.load(path, spec, precision), spec, spec.text, {}, {})
     with _open(path) as archive:
         spec_text, state, arrays = _read_extras(path, archive)
         spec = None
@@ -153,31 +168,17 @@ def _restore(path: Path, archive: zipfile.ZipFile, precision: str) -> keras.Mode
 def _open(path: Path) -> zipfile.ZipFile:
     """The archive of a model file of ours, or why it is none."""
     where = str(path)
-    if path.is_dir():
-        inside = sorted(path.glob("**/*.keras"))
-        hint = f"did you mean {inside[-1]}?" if inside else "name a .keras file"
-        raise ModelError("a folder, not a model file", where=where, hint=hint)
-    if not path.exists():
-        raise ModelError("no such model file", where=where)
-    for suffixes, (what, cure) in FOREIGN.items():
-        if path.suffix.lower() in suffixes:
-            raise ModelError(f"{what}, which cannot be used here", where=where, hint=cure)
-    if path.suffix != ".keras":
-        raise ModelError("not a model file: the name of a model ends in .keras", where=where)
+    kind = recognise(path)
+    if kind != KERAS:
+        raise ModelError(
+            f"{NOT_TRAINED[kind]}, not a model that was saved by ssd",
+            where=where,
+            hint="`ssd train -m` takes it for initial weights",
+        )
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        with open(path, "rb") as file:
-            start = file.read(8)
-        if start.startswith(b"PK"):
-            problem = "damaged: the end of the file is missing; was its copying or downloading cut short?"
-        elif start.startswith(b"\x89HDF"):
-            problem = "an HDF5 file under the name of a .keras file"
-        else:
-            problem = "not a model file: a .keras file is a zip archive" if start else "empty"
-        raise ModelError(problem, where=where) from error
-    except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror or error}", where=where) from error
+    except (zipfile.BadZipFile, OSError) as error:  # it changed since
+        raise ModelError(f"cannot be read: {error}", where=where) from error
     names = archive.namelist()
     if CONFIG not in names or SPEC not in names:
         archive.close()

@@ -65,12 +65,13 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
         resume=request.resume,
         weights=request.weights,
         initial_epoch=request.initial_epoch,
+        weights_input=request.weights_input,
     )
     precision = distribution.set_precision(request.use_amp, device)
     distribution.seed(spec.random_seed, request.deterministic)
     loader = training_loader(spec, batch_size=spec.training.batch_size)
     validation = evaluation_loader(spec, batch_size=spec.evaluation.batch_size) if spec.dataset.validation else None
-    training, _ = build(spec, loader.steps)
+    training, _ = build(spec, loader.steps, start)
     begin(training, start, loader.steps, [spec.random_seed, loader.samples, spec.training.batch_size])
 
     folder = results_folder(results) / FOLDER

@@ -6,8 +6,12 @@ from pathlib import Path
 import keras
 
 from ssd.console import say, warn
+from ssd.errors import ModelError
+from ssd.models.backbones import backbone
 from ssd.models.detector import anchors_for, build_detector
 from ssd.models.freeze import apply_freezing
+from ssd.models.pretrained import Report, transfer
+from ssd.models.widths import layer_arrays, pruned_widths, with_widths
 from ssd.spec.config import Experiment
 from ssd.status import StatusLog
 from ssd.training.checkpoints import Checkpoints
@@ -18,7 +22,6 @@ from ssd.training.start import Start
 from ssd.training.state import Progress, capture, restore
 from ssd.training.step import TrainingModel
 from ssd.training.tensorboard import Board
-from ssd.training.transfer import transfer_weights
 from ssd.training.validation import Validator
 
 
@@ -56,16 +59,25 @@ class Run:
         )
 
 
-def build(spec: Experiment, steps: int) -> tuple[TrainingModel, SoftStart]:
-    """The network with fresh weights, its loss and its optimizer, ready for `train_on_batch`."""
+def build(spec: Experiment, steps: int, start: Start | None = None) -> tuple[TrainingModel, SoftStart]:
+    """The network with fresh weights, its loss and its optimizer, ready for `train_on_batch`.
+
+    Args:
+        steps: batches of an epoch.
+        start: a pruned network to begin with has fewer filters than the spec's, and so has the one that is built.
+    """
     config, shape = spec.training, (spec.augmentation.height, spec.augmentation.width, spec.augmentation.channels)
 
     def detector() -> keras.Model:
         return build_detector(spec.network, shape, len(spec.classes), config.regularizer)
 
     trained = detector()
-    apply_freezing(trained, spec.network)
     average = detector() if config.model_ema else None
+    if widths := _widths(start, trained):
+        say(f"{start.path} is a pruned {spec.network.name}: its filter counts are taken")
+        trained = with_widths(trained, widths)
+        average = with_widths(average, widths) if config.model_ema else None
+    apply_freezing(trained, spec.network)
     training = TrainingModel(trained, anchors_for(trained, spec), spec.network, average)
     schedule = SoftStart(config.learning_rate, config.num_epochs * steps)
     # On a CPU, oneDNN's kernels are about twice as fast as what XLA makes of the same TensorFlow graph.
@@ -76,13 +88,29 @@ def build(spec: Experiment, steps: int) -> tuple[TrainingModel, SoftStart]:
     return training, schedule
 
 
-def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -> None:
+def _widths(start: Start | None, model: keras.Model) -> dict[str, int]:
+    """Filters by layer, where the network to begin with is a pruned form of `model`."""
+    if start is not None and start.resumed:
+        return pruned_widths(layer_arrays(start.artifact.model), model)
+    if start is not None and start.weights is not None and start.weights.prunable:
+        return pruned_widths(start.weights.layers, model)
+    return {}
+
+
+def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -> Report | None:
     """Puts initial weights or the state of a checkpoint into a fresh `training`.
 
     Args:
         steps: batches of an epoch.
         order: what the batches of an epoch follow from, see `Progress`.
+
+    Returns:
+        What became of initial weights; None without any.
+
+    Raises:
+        ModelError: nothing of the file fits, or a checkpoint does not fit whole.
     """
+    report = None
     if start.resumed:
         restore(training, start.artifact.model, start.artifact.arrays)
         if start.progress.order != order and start.progress.position:
@@ -92,9 +120,31 @@ def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -
             # The schedule goes on at the same part of the run.
             for count in (training.optimizer.iterations, training.counter):
                 count.assign(start.progress.epoch * steps)
-    elif start.artifact is not None:
-        for line in transfer_weights(start.artifact.model, training.detector, start.path).lines(start.path):
-            say(line)
-        if training.average is not None:
-            training.average.set_weights(training.detector.get_weights())
+    elif start.weights is not None:
+        report = _load(training, start)
+        for count in (training.optimizer.iterations, training.counter):
+            count.assign(start.progress.epoch * steps)
     start.progress.steps, start.progress.order = steps, order
+    return report
+
+
+def _load(training: TrainingModel, start: Start) -> Report:
+    network = training.network
+    try:
+        report = transfer(start.weights, training.detector, backbone(network.arch, network.nlayers), start.pixels)
+    except ModelError as error:
+        raise ModelError(error.message, where=start.path, hint=error.hint or "check arch and nlayers") from error
+    for line in report.lines(start.path):
+        say(line)
+    fresh = [fate.layer for fate in report.fates if fate.reason]
+    if start.progress.epoch and fresh:
+        raise ModelError(
+            f"the run cannot go on after epoch {start.progress.epoch}: {len(fresh)} layers do not fit ({fresh[0]})",
+            where=start.path,
+            hint="leave out --initial_epoch to begin a new run with the weights that fit",
+        )
+    if frozen := [name for name in fresh if not training.detector.get_layer(name).trainable]:
+        warn(f"frozen at random weights, since the file has none for them: {', '.join(frozen)}")
+    if training.average is not None:
+        training.average.set_weights(training.detector.get_weights())
+    return report

@@ -1,31 +1,53 @@
 """Where a run begins: from scratch, from initial weights, or from a checkpoint of an earlier run."""
 
+import dataclasses
+import os
 from dataclasses import dataclass
 
 from ssd.console import say, warn
 from ssd.errors import InputError
 from ssd.models.checkpoint import Artifact, load_model, read_state
+from ssd.models.formats.keras_archive import input_convention
+from ssd.models.formats.recognise import HDF5, recognise
+from ssd.models.pretrained import CONVENTIONS, Convention, WeightFile, read_weights
 from ssd.spec import experiment_from_text
 from ssd.spec.config import Experiment
 from ssd.training.changes import check_resumable
 from ssd.training.checkpoints import Checkpoints
 from ssd.training.state import Progress
 
+IMAGENET = "imagenet"  # in place of a file: the public weights of the spec's backbone
+
 
 @dataclass(frozen=True)
 class Start:
-    """`artifact` gives initial weights, or, where `resumed`, the whole state. None: from scratch."""
+    """`weights` are initial weights; a resumed run has an `artifact` with the whole state. Neither: from scratch."""
 
     progress: Progress
     path: str = ""
     artifact: Artifact | None = None
-    resumed: bool = False
+    weights: WeightFile | None = None
+    pixels: Convention | None = None  # of the spec, which `weights` are fitted to
+
+    @property
+    def resumed(self) -> bool:
+        return self.artifact is not None
 
 
 def find_start(
-    spec: Experiment, checkpoints: Checkpoints, *, resume: bool, weights: str | None, initial_epoch: int
+    spec: Experiment,
+    checkpoints: Checkpoints,
+    *,
+    resume: bool,
+    weights: str | None,
+    initial_epoch: int,
+    weights_input: str | None = None,
 ) -> Start:
     """Decides by `--resume`, `-m`, `--initial_epoch` and the spec's load_model paths; refuses to overwrite another run.
+
+    Args:
+        weights: a file, or "imagenet".
+        weights_input: what the pixels of the file's network were, a name in `CONVENTIONS`; None: what its format says.
 
     Raises:
         InputError, ModelError: nothing there to begin from, or it does not fit.
@@ -42,25 +64,41 @@ def find_start(
     state_path = weights if initial_epoch > 1 else None
     if weights is None and training.resume_model_path:
         state_path = training.resume_model_path
-    if state_path:
+    if state_path and recognise(state_path) != HDF5:
         return _resumed_from(spec, state_path, checkpoints, initial_epoch)
+    if state_path and initial_epoch == 1:
+        raise InputError(
+            f"{state_path} does not say which epoch it is of",
+            where="training_config.resume_model_path",
+            hint="name the first epoch to train: --initial_epoch N",
+        )
     if present := checkpoints.present():
         raise InputError(
             f"{checkpoints.folder} holds the checkpoints of another run ({present[-1].name})",
             where="-r/--results_dir",
             hint="go on with that run: --resume; start a new one: another results folder",
         )
-    if weights is None and training.pruned_model_path:
-        raise InputError(
-            "training_config.pruned_model_path: retraining a pruned model is not available in this version",
-            hint="use pretrain_model_path for the initial weights of an unpruned one",
-        )
     if weights and (named := training.resume_model_path or training.pretrain_model_path or training.pruned_model_path):
         warn(f"-m {weights} is taken, not the spec's {named}")
-    path = weights or training.pretrain_model_path
+    path = state_path or weights or training.pretrain_model_path or training.pruned_model_path
     if path is None:
+        if weights_input:
+            raise InputError(f"--weights_input {weights_input} needs weights: -m FILE")
         return Start(Progress())
-    return Start(Progress(), path, load_model(path, verb=None))
+    return _initial(spec, path, weights_input, initial_epoch)
+
+
+def _initial(spec: Experiment, path: str, weights_input: str | None, initial_epoch: int) -> Start:
+    if path == IMAGENET and not os.path.exists(path):
+        from ssd.models.imagenet import fetch
+
+        path = str(fetch(spec.network))
+    file = read_weights(path, spec.network)
+    if weights_input:
+        file = dataclasses.replace(file, convention=CONVENTIONS[weights_input])
+    if initial_epoch > 1:
+        say(f"going on after epoch {initial_epoch - 1} with the weights of {path}; the optimizer starts afresh")
+    return Start(Progress(epoch=initial_epoch - 1), path, weights=file, pixels=input_convention(spec))
 
 
 def _resumed_from(spec: Experiment, path: str, checkpoints: Checkpoints, initial_epoch: int) -> Start:
@@ -87,4 +125,4 @@ def _resumed(spec: Experiment, path: str, artifact: Artifact, progress: Progress
         warn("the data come in another order from here on: random_seed was changed")
     batch = f", batch {progress.position} of epoch {progress.epoch + 1}" if progress.position else ""
     say(f"resuming from {path}: after epoch {progress.epoch}{batch}")
-    return Start(progress, path, artifact, resumed=True)
+    return Start(progress, path, artifact)

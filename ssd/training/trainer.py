@@ -1,5 +1,6 @@
 """The training program, top to bottom: find the start, build, train epoch after epoch, report."""
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ class Request:
     """What the command line adds to a spec."""
 
     resume: bool = False
-    weights: str | None = None
+    weights: str | None = None  # a file, or "imagenet"
+    weights_input: str | None = None  # what the pixels of its network were, a name in CONVENTIONS
     initial_epoch: int = 1
     use_amp: bool = False
     deterministic: bool = False
@@ -52,7 +54,12 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
     folder = Path(results_dir).expanduser()
     checkpoints = Checkpoints.of(folder, spec.network)
     start = find_start(
-        spec, checkpoints, resume=request.resume, weights=request.weights, initial_epoch=request.initial_epoch
+        spec,
+        checkpoints,
+        resume=request.resume,
+        weights=request.weights,
+        initial_epoch=request.initial_epoch,
+        weights_input=request.weights_input,
     )
     start.progress.stopped_early &= spec.training.early_stopping is not None
     if reason := finished(spec, start.progress):
@@ -63,8 +70,8 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
     distribution.seed(spec.random_seed, request.deterministic)
     loader = training_loader(spec, batch_size=spec.training.batch_size)
     validation = evaluation_loader(spec, batch_size=spec.evaluation.batch_size) if spec.dataset.validation else None
-    training, schedule = build(spec, loader.steps)
-    begin(training, start, loader.steps, [spec.random_seed, loader.samples, spec.training.batch_size])
+    training, schedule = build(spec, loader.steps, start)
+    report = begin(training, start, loader.steps, [spec.random_seed, loader.samples, spec.training.batch_size])
     validator = Validator(training.evaluated, training.anchors, spec, validation) if validation else None
 
     with sole_writer(results_folder(folder), "another ssd train"), Interrupt() as interrupt:
@@ -73,6 +80,9 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         if start.resumed:
             checkpoints.settle_best(start.path, start.progress)
         write_text(folder / "resolved_spec.txt", spec.text)
+        if report is not None:
+            content = {"file": start.path, **report.as_json()}
+            write_text(folder / "initial_weights.json", json.dumps(content, indent=2) + "\n")
         board = Board(folder / "events", spec.training.visualizer)
         run = Run(spec, folder, training, schedule, loader, validator, checkpoints, status, board, interrupt)
         banner(run, device, precision)

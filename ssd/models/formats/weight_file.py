@@ -1,4 +1,4 @@
-"""What every reader of a weight file returns: arrays under our layer names, and what their network expects of pixels."""
+"""What a reader of a weight file returns: arrays under our layer names, and what their network expects of pixels."""
 
 from dataclasses import dataclass, field
 
@@ -29,6 +29,8 @@ CONVENTIONS = {
     "darknet": Convention("rgb", 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "raw": Convention("rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+# What detectors and TAO's classifiers are given where nobody says otherwise, by number of channels.
+IMAGENET = {3: CONVENTIONS["caffe"], 1: Convention("gray", 1.0, (117.3786,), (1.0,))}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class WeightFile:
         unused: tensors of the file with no place in a detector: a classifier, an optimizer.
         notes: what differs from the public network and what that means, a line each.
         reasons: our layer name -> why the file has nothing for it, where known.
+        prunable: kernels with fewer filters than the network's table says are those of a pruned network.
     """
 
     kind: str
@@ -51,3 +54,4 @@ class WeightFile:
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
+    prunable: bool = False

@@ -1,0 +1,83 @@
+"""Networks with fewer filters than their table says: those that were pruned."""
+
+import keras
+import numpy as np
+
+from ssd.errors import ModelError
+from ssd.models import portable
+
+HEADS = ("ssd_conf_", "ssd_loc_")
+PREDICTION = "ssd_mpred_conv_"
+
+
+def pruned_widths(layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model) -> dict[str, int]:
+    """Filters by layer of a file whose network is the pruned form of `model`; empty where it is none.
+
+    Pruned: some convolutions before the heads have fewer filters in the file, none has more. Prediction modules of
+    another `pred_num_channels` do not count.
+
+    Args:
+        layers: layer name -> arrays, the kernel first.
+    """
+    widths = {}
+    for layer in model.layers:
+        if _has_filters(layer) and not layer.name.startswith(HEADS) and layer.name in layers:
+            kernel = layers[layer.name][0]
+            if kernel.ndim != 4 or kernel.shape[:2] != tuple(layer.kernel_size):
+                return {}
+            widths[layer.name] = kernel.shape[2 if isinstance(layer, keras.layers.Conv2DTranspose) else 3]
+    asked = {name: model.get_layer(name).filters for name in widths}
+    if _other_modules(widths, asked):
+        widths = {name: width for name, width in widths.items() if not name.startswith(PREDICTION)}
+    narrower = [name for name, width in widths.items() if width < asked[name]]
+    wider = [name for name, width in widths.items() if width > asked[name]]
+    return {name: widths[name] for name in narrower} if not wider else {}
+
+
+def with_widths(model: keras.Model, widths: dict[str, int], precision: str | None = None) -> keras.Model:
+    """A fresh network like `model` with other filter counts.
+
+    Args:
+        widths: layer name -> filters; layers not named keep theirs.
+        precision: dtype policy, as `load_model` takes it; None: as `model` has it.
+
+    Raises:
+        ModelError: tensors that are added no longer have the same channels.
+    """
+    config = _without_shapes(keras.saving.serialize_keras_object(model))
+    for layer in config["config"]["layers"]:
+        if layer["config"]["name"] in widths:
+            layer["config"]["filters"] = int(widths[layer["config"]["name"]])
+    if precision:
+        config = portable.from_stock(config, precision)
+    try:
+        return keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"the filter counts in the file do not make a network: {reason}") from error
+
+
+def layer_arrays(model: keras.Model) -> dict[str, tuple[np.ndarray, ...]]:
+    """Layer name -> weights, of the layers that have any."""
+    return {layer.name: tuple(layer.get_weights()) for layer in model.layers if layer.weights}
+
+
+def _has_filters(layer) -> bool:
+    own = isinstance(layer, (keras.layers.Conv2D, keras.layers.Conv2DTranspose))
+    return own and not isinstance(layer, keras.layers.DepthwiseConv2D)
+
+
+def _other_modules(widths: dict[str, int], asked: dict[str, int]) -> bool:
+    """Whether the file's prediction modules are whole ones of another size: P/4, P/4, P and P filters."""
+    found = {name: width for name, width in widths.items() if name.startswith(PREDICTION)}
+    ratios = {width / asked[name] for name, width in found.items()}
+    return len(ratios) == 1 and ratios <= {0.25, 0.5, 2.0, 4.0}
+
+
+def _without_shapes(node):
+    """A copy without the shapes that layers were built for: they follow from the filters."""
+    if isinstance(node, list):
+        return [_without_shapes(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _without_shapes(value) for key, value in node.items() if key != "build_config"}
