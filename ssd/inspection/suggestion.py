@@ -86,11 +86,13 @@ class _Search:
         height, width = image_size
         boxes = boxes.astype(np.float64) * (width, height, width, height)
         self.sizes = boxes[:, 2:] - boxes[:, :2]
+        self.lengths, self.areas = np.ascontiguousarray(self.sizes.T), self.sizes.prod(axis=1)
         _, which, counts = np.unique(classes, return_inverse=True, return_counts=True)
         self.weights = 1.0 / (len(counts) * counts[which])
         steps = network.steps or [(height / rows, width / columns) for rows, columns in feature_maps]
         self.limits = [min(max(pair) * MOST_CELLS / self.side, 1.0) for pair in steps]
-        self.distances = center_distances((boxes[:, 2:] + boxes[:, :2]) / 2, network, image_size, feature_maps)
+        distances = center_distances((boxes[:, 2:] + boxes[:, :2]) / 2, network, image_size, feature_maps)
+        self.distances = [np.ascontiguousarray(distance.T) for distance in distances]
         self._known: dict[tuple, np.ndarray] = {}
 
     def score(self, network: Network) -> float:
@@ -110,10 +112,14 @@ class _Search:
 
     def _of_shape(self, width: float, height: float, index: int) -> np.ndarray:
         # Of boxes of one size, the one with the nearest centre overlaps most.
-        size = np.array((width, height))
-        reach = (self.sizes + size) / 2 - self.distances[index]
-        shared = np.clip(reach, 0.0, np.minimum(self.sizes, size)).prod(axis=1)
-        return shared / (self.sizes.prod(axis=1) + width * height - shared)
+        shared = self._along(0, width, index) * self._along(1, height, index)
+        return shared / (self.areas + width * height - shared)
+
+    def _along(self, axis: int, length: float, index: int) -> np.ndarray:
+        """`(T,)` px that each box shares with the nearest anchor of this length; axis 0 is x."""
+        own = self.lengths[axis]
+        reach = (own + length) / 2 - self.distances[index][axis]
+        return np.maximum(np.minimum(np.minimum(reach, own), length), 0.0)
 
     def starts(self) -> list[Network]:
         """Where the search begins: the present anchors, clusters of sizes, even spacing over the sizes there are."""
