@@ -1,114 +1,100 @@
-"""Keras 2's HDF5 files: groups by layer, names in attributes; whatever h5py raises over one becomes a ModelError."""
+"""The weights of an HDF5 file that Keras wrote, by layer name. All that Keras has written since 2015."""
 
-import contextlib
-import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ssd.errors import ModelError
-from ssd.models.formats.finite import as_float32
 
-# A damaged or hostile header can claim any size; no tensor of a detector comes near this many values.
-MOST_VALUES = 1 << 28
+LARGEST = 2**30  # bytes of a tensor: a damaged file may claim any shape
 
 
-@contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
-    """An HDF5 file for reading.
+def layers_of(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, ...]]:
+    """Layers with weights, in the file's order, each with its arrays in Keras' order. Nested models are flattened.
 
     Raises:
-        ModelError: it is damaged, at once or when something in it is read.
+        ModelError: no such file, a damaged one, or one without layer names.
     """
-    path = Path(path).expanduser()
     try:
         with h5py.File(path, "r") as file:
-            yield file
-    except ModelError as error:
-        raise error if error.where else ModelError(error.message, where=str(path), hint=error.hint) from error
-    # h5py raises every kind there is over a damaged file.
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        AttributeError,
-        MemoryError,
-        RecursionError,
-    ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            root = file["model_weights"] if "model_weights" in file else file
+            return _legacy(root) if _strings(root, "layer_names") else _current(file, path)
+    except FileNotFoundError as error:
+        raise ModelError("does not exist", where=str(path)) from error
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"is no whole HDF5 file of Keras: {reason}", where=str(path), hint="fetch it again") from error
+
+
+def model_config(file: h5py.File) -> str:
+    """The configuration of a whole model, as JSON text; empty where there are weights alone."""
+    config = file.attrs.get("model_config", "")
+    return config.decode("utf-8", "replace") if isinstance(config, bytes) else str(config)
+
+
+def _legacy(root: h5py.Group) -> dict[str, tuple[np.ndarray, ...]]:
+    """A group per layer; its attribute `weight_names` gives the order.
+
+    The group of a nested model holds the weights of many layers, each called `<layer>/<weight>`; elsewhere that
+    layer's name may carry a number that a session added, and the group's name counts.
+    """
+    layers: dict[str, list[np.ndarray]] = {}
+    for group_name in _strings(root, "layer_names"):
+        group = root[group_name]
+        names = _strings(group, "weight_names")
+        owners = [name.split("/")[-2] if "/" in name else group_name for name in names]
+        nested = len(set(owners)) > 1
+        for owner, name in zip(owners, names, strict=True):
+            layers.setdefault(owner if nested else group_name, []).append(_array(group, name))
+    return {name: tuple(arrays) for name, arrays in layers.items()}
+
+
+def _current(file: h5py.File, path) -> dict[str, tuple[np.ndarray, ...]]:
+    """Keras 3's `.weights.h5`: groups `vars` called by class and number, with the layer's name as an attribute."""
+    groups = []
+    file.visititems(lambda name, item: groups.append(item) if _is_variables(name, item) else None)
+    groups = [group for group in groups if not group.name.startswith("/optimizer")]
+    if groups and not any("name" in group.attrs for group in groups):
         raise ModelError(
-            f"damaged: {reason}", where=str(path), hint="was its copying or downloading cut short?"
-        ) from error
+            "keeps no layer names, as .weights.h5 files of older Keras 3 do not",
+            where=str(path),
+            hint='load it into its model with that Keras and save the model as a whole: model.save("model.h5")',
+        )
+    return {
+        _text(group.attrs["name"]): tuple(_array(group, key) for key in sorted(group, key=int))
+        for group in groups
+        if "name" in group.attrs
+    }
 
 
-def weights_group(file: h5py.File) -> h5py.Group:
-    """The layers' groups: of a whole model, or of a file of weights only."""
-    return _member(file, "model_weights") if "model_weights" in file else file
+def _is_variables(name: str, item) -> bool:
+    return isinstance(item, h5py.Group) and name.split("/")[-1] == "vars" and len(item) > 0
 
 
-def model_config(file: h5py.File) -> dict | None:
-    """The stored network; None in a file of weights only."""
-    text = file.attrs.get("model_config")
-    if text is None:
-        return None
-    config = json.loads(_text(text))
-    if not isinstance(config, dict):
-        raise ValueError("model_config is no network")
-    return config
+def _array(group: h5py.Group, name: str) -> np.ndarray:
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise ValueError(f"{dataset.name} is no plain dataset")
+    if dataset.nbytes > LARGEST:
+        raise ValueError(f"{dataset.name} claims {dataset.nbytes} bytes")
+    if dataset.attrs.get("dtype") == "bfloat16":
+        # Stored as two opaque bytes: the upper half of a float32.
+        return (dataset[()].view("uint16").astype("uint32") << 16).view("float32")
+    if dataset.dtype.kind not in "fiu":
+        raise ValueError(f"{dataset.name} holds {dataset.dtype}, no numbers")
+    return np.asarray(dataset[()], "float32")
 
 
-def layer_names(group: h5py.Group) -> list[str]:
-    """Names of the layers in order, of those without weights too."""
-    return _names(group, "layer_names")
+def _strings(group: h5py.Group, name: str) -> list[str]:
+    """An attribute's list of names, bytes or text, split over `name0`, `name1`, ... where it was too long for one."""
+    if name in group.attrs:
+        return [_text(item) for item in np.atleast_1d(group.attrs[name])]
+    found = []
+    while f"{name}{len(found)}" in group.attrs:
+        found.append([_text(item) for item in np.atleast_1d(group.attrs[f"{name}{len(found)}"])])
+    return [item for part in found for item in part]
 
 
-def tensor_names(group: h5py.Group, layer: str) -> list[str]:
-    """Names of a layer's tensors, in Keras' order; names need not repeat the layer's."""
-    return _names(_member(group, layer), "weight_names")
-
-
-def tensors(group: h5py.Group, layer: str) -> tuple[np.ndarray, ...]:
-    """A layer's tensors in Keras' order, float32. Raises ModelError where one is no number or not finite."""
-    return tuple(_tensor(group, layer, name) for name in tensor_names(group, layer))
-
-
-def _tensor(group: h5py.Group, layer: str, name: str) -> np.ndarray:
-    found = _member(_member(group, layer), name)
-    if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"{layer}/{name} is no tensor")
-    if found.external or found.is_virtual:
-        raise ModelError(f"tensor {name} of layer {layer} lies in another file; it is not followed")
-    if found.size is None or found.size > MOST_VALUES:
-        raise ModelError(f"damaged: tensor {name} of layer {layer} claims the shape {found.shape}")
-    return as_float32(found[()], f"{name} of layer {layer}")
-
-
-def _member(group: h5py.Group, path: str):
-    """What lies at `path` in this very file; a link to another file is not followed."""
-    for name in path.strip("/").split("/"):
-        if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-            raise ModelError(f"{path} lies in another file, which is not opened")
-        group = group[name]
-    return group
-
-
-def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of names; Keras splits one that HDF5 finds too long into `attribute0`, `attribute1` and so on."""
-    if attribute in group.attrs:
-        return [_text(name) for name in group.attrs[attribute]]
-    if f"{attribute}0" not in group.attrs:
-        raise ValueError(f"{group.name} has no {attribute}")
-    found, part = [], 0
-    while f"{attribute}{part}" in group.attrs:
-        found += [_text(name) for name in group.attrs[f"{attribute}{part}"]]
-        part += 1
-    return found
-
-
-def _text(value) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+def _text(item) -> str:
+    return item.decode() if isinstance(item, bytes) else str(item)
