@@ -8,7 +8,7 @@ import numpy as np
 from ssd.data.sources import ImageIndex
 from ssd.inspection.coverage import Shape, Size, anchor_shapes, anchors_of, best_ious
 from ssd.inspection.sizes import SIZES, pixel_sizes, size_class
-from ssd.inspection.suggestion import center_distances, suggest
+from ssd.inspection.suggestion import center_distances, suggest, zoomed_out
 from ssd.inspection.tables import first, indented, rate, size, table
 from ssd.spec.config import Network
 
@@ -52,7 +52,10 @@ class Coverage:
 
 @dataclass(frozen=True)
 class AnchorReport:
-    """`present` and `suggested` on the training data; `held_out` the same two on the validation data, where given."""
+    """`present` and `suggested` on the training data; `held_out`: the same two on the validation data, where given.
+
+    `zoomed`: the two on the training data as random zoom-out shows them at most, shrunk by `zoom`.
+    """
 
     classes: tuple[str, ...]
     image_size: Size
@@ -63,6 +66,8 @@ class AnchorReport:
     suggested: Coverage | None
     validation: ImageIndex | None
     held_out: tuple[Coverage, ...]
+    zoom: float
+    zoomed: tuple[Coverage, ...]
 
 
 def cover(network: Network, image_size: Size, feature_maps: Sequence[Size], boxes: np.ndarray) -> Coverage:
@@ -79,15 +84,23 @@ def inspect_anchors(
     classes: Sequence[str],
     training: ImageIndex,
     validation: ImageIndex | None,
+    zoom: float = 1.0,
 ) -> AnchorReport:
     """Measures the present anchors, looks for better ones and measures those too.
 
-    Boxes and anchors are compared after the plain resize; the random crops of training are not looked at.
+    Boxes and anchors are compared after the plain resize; of the random crops of training only the strongest zoom-out
+    is looked at, since small objects are the ones that anchors miss.
+
+    Args:
+        image_size: height, width of the network input, px.
+        zoom: the largest factor of random zoom-out.
     """
-    suggestion = suggest(network, image_size, feature_maps, training.boxes, training.classes)
+    suggestion = suggest(network, image_size, feature_maps, training.boxes, training.classes, zoom)
     both = [network] if suggestion is None else [network, suggestion]
     seen = [cover(one, image_size, feature_maps, training.boxes) for one in both]
     unseen = [cover(one, image_size, feature_maps, validation.boxes) for one in both] if validation else []
+    smaller = zoomed_out(training.boxes, zoom)
+    shrunk = [cover(one, image_size, feature_maps, smaller) for one in both] if zoom > 1.0 else []
     return AnchorReport(
         classes=tuple(classes),
         image_size=tuple(image_size),
@@ -98,6 +111,8 @@ def inspect_anchors(
         suggested=seen[1] if len(seen) > 1 else None,
         validation=validation,
         held_out=tuple(unseen),
+        zoom=zoom,
+        zoomed=tuple(shrunk),
     )
 
 
@@ -180,7 +195,7 @@ def text(report: AnchorReport, csv_name: str) -> str:
     missed = uncovered(report)
     if missed:
         lines += ["", f"  {len(missed)} boxes overlap no anchor by {RECALL_AT:g}, the worst:"]
-        shown = [f"{name}: {label} {size(w, h)} px, IoU {iou:.2f}" for name, label, w, h, iou in missed]
+        shown = [f"{name}: {label} {size(w, h)} px, IoU {iou:.3f}" for name, label, w, h, iou in missed]
         lines += [f"    {line}" for line in first(shown, SHOWN, csv_name)]
     else:
         lines += ["", f"  every box overlaps some anchor by {RECALL_AT:g} or more"]
@@ -241,6 +256,8 @@ def _verdict(report: AnchorReport) -> list[str]:
     rows = [("training", report.training, report.present, report.suggested)]
     if report.held_out:
         rows.append(("validation", report.validation, *report.held_out))
+    if report.zoomed:
+        rows.append((f"training zoomed out {report.zoom:g} times", report.training, *report.zoomed))
     lines.append("")
     for name, index, before, after in rows:
         old, new = (class_mean(coverage, index.classes) for coverage in (before, after))

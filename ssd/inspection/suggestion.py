@@ -17,6 +17,8 @@ from ssd.spec.config import FEATURE_MAPS, Network
 FEWEST_BOXES = 20
 # Boxes that the search looks at; of more, evenly chosen ones.
 MOST_BOXES = 8000
+# How much the boxes count as the strongest zoom-out shows them; the rest goes to the boxes as they are.
+ZOOMED_SHARE = 0.3
 # A candidate must be better by this much of the score (about a point of recall and of mean IoU) to be worth a change.
 WORTH = 0.01
 STEPS = (0.75, 0.9, 0.97, 1.03, 1.1, 1.33)
@@ -32,13 +34,20 @@ SMALLEST_SCALE, LARGEST_RATIO = 0.005, 8.0
 
 
 def suggest(
-    network: Network, image_size: Size, feature_maps: Sequence[Size], boxes: np.ndarray, classes: np.ndarray
+    network: Network,
+    image_size: Size,
+    feature_maps: Sequence[Size],
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    zoom: float = 1.0,
 ) -> Network | None:
     """`network` with other scales and aspect ratios, as many as before; None where there is nothing better to name.
 
     Args:
         boxes: `(T, 4)` corners, relative.
         classes: `(T,)`; every class weighs the same, as it does in mAP.
+        zoom: the largest factor by which training zooms out; the boxes count so too, lest anchors that fit the images
+            as they are miss what the network is shown.
 
     Ratios stay the same for all maps where they were, unless a list for each map is clearly better.
     """
@@ -46,7 +55,7 @@ def suggest(
         return None
     chosen = np.linspace(0, len(boxes) - 1, min(len(boxes), MOST_BOXES)).astype(int)
     chosen = np.argsort(classes, kind="stable")[chosen]
-    search = _Search(network, image_size, feature_maps, boxes[chosen], classes[chosen])
+    search = _Search(network, image_size, feature_maps, boxes[chosen], classes[chosen], zoom)
     shared = len(set(network.aspect_ratios)) == 1
     best = max((search.improve(start, shared) for start in search.starts()), key=search.score)
     if shared:
@@ -81,14 +90,19 @@ def kmeans_iou(sizes: np.ndarray, weights: np.ndarray, k: int, rounds: int = 60)
 class _Search:
     """Scores networks that differ in scales and aspect ratios on one set of boxes."""
 
-    def __init__(self, network: Network, image_size: Size, feature_maps, boxes: np.ndarray, classes: np.ndarray):
+    def __init__(self, network: Network, image_size: Size, feature_maps, boxes, classes: np.ndarray, zoom: float):
         self.network, self.image_size, self.side = network, image_size, min(image_size)
         height, width = image_size
+        shares = np.ones(len(boxes))
+        if zoom > 1.0:
+            boxes, classes = np.concatenate([boxes, zoomed_out(boxes, zoom)]), np.tile(classes, 2)
+            shares = np.repeat((1 - ZOOMED_SHARE, ZOOMED_SHARE), len(shares))
         boxes = boxes.astype(np.float64) * (width, height, width, height)
         self.sizes = boxes[:, 2:] - boxes[:, :2]
         self.lengths, self.areas = np.ascontiguousarray(self.sizes.T), self.sizes.prod(axis=1)
-        _, which, counts = np.unique(classes, return_inverse=True, return_counts=True)
-        self.weights = 1.0 / (len(counts) * counts[which])
+        _, which = np.unique(classes, return_inverse=True)
+        totals = np.bincount(which, shares)
+        self.weights = shares / (len(totals) * totals[which])
         steps = network.steps or [(height / rows, width / columns) for rows, columns in feature_maps]
         self.limits = [min(max(pair) * MOST_CELLS / self.side, 1.0) for pair in steps]
         distances = center_distances((boxes[:, 2:] + boxes[:, :2]) / 2, network, image_size, feature_maps)
@@ -184,6 +198,11 @@ class _Search:
                 if not (ratio == 1.0 and network.two_boxes_for_ar1)
             ]
         return changes
+
+
+def zoomed_out(boxes: np.ndarray, zoom: float) -> np.ndarray:
+    """Relative corners of boxes whose image lies in the middle of a canvas `zoom` times as wide and high."""
+    return ((boxes.astype(np.float64) - 0.5) / zoom + 0.5).astype(np.float32)
 
 
 def center_distances(centers: np.ndarray, network: Network, image_size: Size, feature_maps) -> list[np.ndarray]:

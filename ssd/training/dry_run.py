@@ -144,6 +144,7 @@ def _anchors(spec: Experiment, training: TrainingModel, index: ImageIndex, valid
         spec.classes,
         index,
         validation,
+        spec.augmentation.zoom_out[1],
     )
     with whole_file(folder / UNCOVERED) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
