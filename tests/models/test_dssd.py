@@ -24,6 +24,9 @@ PER_MODULE = {
     "dssd_relu_block_{}",
 }
 
+OBLONG = [(12, 28), (6, 14), (3, 7), (2, 4), (1, 2), (1, 1)]
+ROUNDED_DOWN = [(37, 64), (18, 32), (9, 16), (5, 8), (3, 4), (2, 2)]
+
 
 def valid_conv(image, kernel):
     view = np.lib.stride_tricks.sliding_window_view(image, kernel.shape[:2], axis=(1, 2))
@@ -87,11 +90,11 @@ def test_a_map_is_multiplied_with_the_coarser_one_doubled(coarse, fine, kernel):
         ({"nlayers": 18}, (128, 128, 1), [16, 8, 4, 2, 1, 1], 128),
         ({"arch": "mobilenet_v1", "nlayers": None}, (128, 128, 3), [16, 8, 4, 2, 1, 1], 256),
         ({"arch": "mobilenet_v2", "nlayers": None}, (300, 300, 1), [38, 19, 10, 5, 3, 2], 256),
-        ({"arch": "squeezenet", "nlayers": None}, (96, 224, 3), [(12, 28), (6, 14), (3, 7), (2, 4), (1, 2), (1, 1)], 256),
+        ({"arch": "squeezenet", "nlayers": None}, (96, 224, 3), OBLONG, 256),
         ({"arch": "googlenet", "nlayers": None}, (300, 300, 3), [37, 18, 9, 5, 3, 2], 480),
-        ({"arch": "darknet", "nlayers": 19}, (300, 512, 1), [(37, 64), (18, 32), (9, 16), (5, 8), (3, 4), (2, 2)], 256),
+        ({"arch": "darknet", "nlayers": 19}, (300, 512, 1), ROUNDED_DOWN, 256),
     ],
-)  # fmt: skip
+)
 def test_maps_keep_their_sizes_and_small_networks_shrink_the_finest(network, changes, shape, maps, channels):
     model = build_detector(network(dssd=True, **changes), shape, 3)
     assert feature_map_sizes(model) == [size if isinstance(size, tuple) else (size, size) for size in maps]
