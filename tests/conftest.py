@@ -46,3 +46,14 @@ NETWORK = Network(
 def network():
     """`network(nlayers=18, ...)`: `ssd_config` with these fields changed."""
     return lambda **changes: dataclasses.replace(NETWORK, **changes)
+
+
+@pytest.fixture(scope="session")
+def tao_files():
+    """The module beside this one that writes TAO's files; tests are no packages, so it has to be found."""
+    from importlib import util
+
+    spec = util.spec_from_file_location("tao_files", os.path.join(os.path.dirname(__file__), "tao_files.py"))
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

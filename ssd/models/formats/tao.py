@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ssd.errors import ModelError
 from ssd.models.backbones import backbone
-from ssd.models.formats import hdf5
+from ssd.models.formats import tao_groups as groups
 from ssd.models.formats.weight_file import IMAGENET, Convention, WeightFile
 from ssd.spec.config import Network
 
@@ -62,10 +62,11 @@ class Facts:
 
 def is_tao(path: str | os.PathLike) -> bool:
     """Whether an HDF5 file is TAO's, and not of the Keras Applications. Raises ModelError for a damaged one."""
-    with hdf5.opened(path) as file:
-        config = hdf5.model_config(file)
+    with groups.opened(path) as file:
+        config = groups.model_config(file)
         layers = _layers(config)
-        if any(TAO_NAMES.match(name) for name in hdf5.layer_names(hdf5.weights_group(file))):
+        group = groups.weights_group(file)
+        if groups.has_layer_names(group) and any(map(TAO_NAMES.match, groups.layer_names(group))):
             return True
     return any(
         layer["class_name"] in OWN_CLASSES or layer["config"].get("data_format") == "channels_first" for layer in layers
@@ -74,9 +75,9 @@ def is_tao(path: str | os.PathLike) -> bool:
 
 def facts(path: str | os.PathLike) -> Facts:
     """What is known of a file before its weights are read. Raises ModelError for a damaged one."""
-    with hdf5.opened(path) as file:
-        layers = _layers(hdf5.model_config(file))
-        return _facts(hdf5.layer_names(hdf5.weights_group(file)), layers)
+    with groups.opened(path) as file:
+        layers = _layers(groups.model_config(file))
+        return _facts(groups.layer_names(groups.weights_group(file)), layers)
 
 
 def read(path: str | os.PathLike, network: Network) -> WeightFile:
@@ -86,21 +87,21 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
         ModelError: a damaged file, or one of another architecture.
     """
     family = backbone(network.arch, network.nlayers)
-    with hdf5.opened(path) as file:
-        group = hdf5.weights_group(file)
-        names = hdf5.layer_names(group)
-        known = _facts(names, _layers(hdf5.model_config(file)))
+    with groups.opened(path) as file:
+        group = groups.weights_group(file)
+        names = groups.layer_names(group)
+        known = _facts(names, _layers(groups.model_config(file)))
         if known.network != network.name:
             found = f"a {known.network}" if known.network else "of no network that is known here"
             raise ModelError(f"the file is {found}, the spec says {network.name}", hint="check arch and nlayers")
         layers, unused, scales = {}, [], 0
         for name in names:
-            tensors = hdf5.tensor_names(group, name)
+            tensors = groups.tensor_names(group, name)
             if name.startswith(DETECTOR_PARTS) or family.block_of(name) is not None:
                 if name.endswith("_qdq"):
                     scales += len(tensors)
                 elif tensors:
-                    layers[name] = hdf5.tensors(group, name)
+                    layers[name] = groups.tensors(group, name)
             elif name.endswith("_qdq"):
                 scales += len(tensors)
             else:
