@@ -58,7 +58,7 @@ NETWORKS = {19: tuple(_darknet19()), 53: tuple(_darknet53())}
 SIZES = {depth: sum(convolution.values for convolution in network) for depth, network in NETWORKS.items()}
 
 
-def header_bytes(start: bytes) -> int | None:
+def _header_bytes(start: bytes) -> int | None:
     """Length of the header that a file starts with; None when it is no Darknet header.
 
     major, minor, revision as int32, then the count of images seen: int64 since version 0.2, int32 before.
@@ -120,7 +120,7 @@ def _values(path) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    header = header_bytes(data[:20])
+    header = _header_bytes(data[:20])
     if header is None:
         raise ModelError("does not start as Darknet's .weights do", where=str(path))
     if (len(data) - header) % 4:

@@ -4,26 +4,16 @@ import dataclasses
 import os
 import re
 
-import h5py
 import numpy as np
 
 from ssd.errors import ModelError
-from ssd.models.formats.hdf5 import layers_of, model_config
+from ssd.models.formats.hdf5 import layers_of
 from ssd.models.formats.keras_networks import SOURCES
 from ssd.models.formats.source import check_network, convert, identify
 from ssd.models.formats.weight_file import Convention, WeightFile
 from ssd.spec.config import Network
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def recognises(file: h5py.File) -> bool:
-    """Whether an open HDF5 file is to be read here: weights alone, or a model with channels last.
-
-    The original toolkit shares layer names with Keras Applications; its files always hold a whole model, with
-    channels first.
-    """
-    return "channels_first" not in model_config(file)
 
 
 def read(path: str | os.PathLike, network: Network) -> WeightFile:
