@@ -239,8 +239,12 @@ BAD_FILES = {
     "missing": (lambda s, p: p, "no such model file"),
     "folder": (lambda s, p: p.mkdir() or p, "a folder, not a model file"),
     "empty": (lambda s, p: write(p, b""), "empty"),
-    "text": (lambda s, p: write(p, b"hello, this is no model"), "not a model file: a .keras file is a zip archive"),
-    "hdf5 inside": (lambda s, p: write(p, b"\x89HDF\r\n\x1a\n" + bytes(100)), "an HDF5 file under the name"),
+    "text": (lambda s, p: write(p, b"hello, this is no model"), "a text file, not a model file"),
+    "hdf5 inside": (lambda s, p: write(p, b"\x89HDF\r\n\x1a\n" + bytes(100)), "an HDF5 model has no spec inside"),
+    "weights only": (
+        lambda s, p: write(p, b"\x02" + bytes(7) + b"{}"),
+        "a safetensors file of weights only, not a model that was saved by ssd",
+    ),
     "truncated": (
         lambda s, p: write(p, s.read_bytes()[: s.stat().st_size // 2]),
         "damaged: the end of the file",
@@ -273,18 +277,16 @@ def test_a_bad_file_gives_one_line(saved, tmp_path, case):
 @pytest.mark.parametrize(
     ("suffix", "what"),
     [
-        (".hdf5", "a Keras 2 model"),
-        (".h5", "a Keras 2 model"),
         (".tlt", "an encrypted TAO model"),
         (".etlt", "an encrypted TAO export"),
         (".onnx", "an exported network"),
         (".engine", "a TensorRT engine"),
         (".pth", "a pickled PyTorch model"),
-        (".txt", "not a model file"),
+        (".h5", "no known kind of model file"),
     ],
 )
 def test_other_kinds_of_file_are_told_apart(tmp_path, suffix, what):
-    path = write(tmp_path / f"model{suffix}", b"content")
+    path = write(tmp_path / f"model{suffix}", b"\xf1\x00\xff" * 20)
     for read in (lambda: load_model(path, verb=None), lambda: read_state(path), lambda: read_spec_text(path)):
         with pytest.raises(ModelError) as caught:
             read()

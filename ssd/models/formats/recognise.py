@@ -72,9 +72,7 @@ def recognise(path: str | os.PathLike) -> str:
     if path.suffix.lower() in SUFFIXES:
         what, cure = SUFFIXES[path.suffix.lower()]
         raise ModelError(f"{what}, which cannot be used here", where=str(path), hint=cure)
-    raise ModelError(
-        "no kind of model file that is known here, or damaged at its start", where=str(path), hint=ANY_SOURCE
-    )
+    raise ModelError("no known kind of model file, or damaged at its start", where=str(path), hint=ANY_SOURCE)
 
 
 def _head(path: Path) -> tuple[bytes, int]:
