@@ -51,6 +51,11 @@ def batch(channels: int):
     return rng.normal(0, 40, (2, SIZE, SIZE, channels)).astype("float32"), keyed({"boxes": boxes, "classes": classes})
 
 
+def outputs_of(model: keras.Model, images) -> dict:
+    # JAX compiles single operations one by one, TensorFlow does not.
+    return model(images) if keras.backend.backend() == "tensorflow" else model.predict_on_batch(images)
+
+
 def learns_and_comes_back(network, channels: int, path) -> None:
     training = training_of(network, channels)
     detector = training.detector
@@ -63,9 +68,9 @@ def learns_and_comes_back(network, channels: int, path) -> None:
     # The loss reaches the whole backbone; behind it, what no ground truth matches may stay as it was.
     inside = backbone(network.arch, network.nlayers).block_of
     for weight, old, new in zip(detector.weights, before, detector.get_weights(), strict=True):
-        assert inside(weight.path) is None or not np.array_equal(old, new), weight.path
+        assert inside(weight.path.split("/")[0]) is None or not np.array_equal(old, new), weight.path
     assert all(np.isfinite(weight).all() for weight in detector.get_weights())
-    outputs = detector.predict_on_batch(images)
+    outputs = outputs_of(detector, images)
     anchors = sum(h * w * n for (h, w), n in zip(feature_map_sizes(detector), network.boxes_per_cell, strict=True))
     assert outputs["class_logits"].shape == (2, anchors, 4)
     assert outputs["offsets"].shape == (2, anchors, 4)
@@ -74,9 +79,9 @@ def learns_and_comes_back(network, channels: int, path) -> None:
     assert loaded.name == f"{'dssd' if network.dssd else 'ssd'}_{network.arch}"
     for one, other in zip(loaded.get_weights(), detector.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    again = loaded.predict_on_batch(images)
+    again = outputs_of(loaded, images)
     for name, value in outputs.items():
-        np.testing.assert_array_equal(again[name], value)
+        np.testing.assert_array_equal(np.asarray(again[name]), np.asarray(value))
 
 
 @pytest.mark.parametrize(("arch", "dssd", "channels"), [("mobilenet_v2", True, 1), ("squeezenet", False, 3)])
@@ -85,12 +90,10 @@ def test_a_small_network_learns_a_step_and_comes_back_from_a_file(network, arch,
 
 
 @pytest.mark.networks
-@pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("dssd", [False, True])
 @pytest.mark.parametrize(("arch", "nlayers"), NETWORKS)
-def test_every_network_learns_a_step_and_comes_back_from_a_file(network, arch, nlayers, dssd, channels, tmp_path):
-    # The prediction module goes through with every DSSD in colour.
-    module = 256 if dssd and channels == 3 else 0
-    spec = network(arch=arch, nlayers=nlayers, dssd=dssd, pred_num_channels=module)
-    learns_and_comes_back(spec, channels, tmp_path / "model.keras")
+def test_every_network_learns_a_step_and_comes_back_from_a_file(network, arch, nlayers, dssd, tmp_path):
+    # SSD in colour, DSSD in gray and with the prediction module: every part once on every network.
+    spec = network(arch=arch, nlayers=nlayers, dssd=dssd, pred_num_channels=256 if dssd else 0)
+    learns_and_comes_back(spec, 1 if dssd else 3, tmp_path / "model.keras")
     keras.backend.clear_session()
