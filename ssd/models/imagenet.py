@@ -38,7 +38,7 @@ def _timm(model: str, revision: str, sha256: str) -> PublicFile:
     return PublicFile(f"{TIMM}/{model}/resolve/{revision}/model.safetensors", f"{model}.safetensors", sha256)
 
 
-# Keras' checksums are those of keras.applications; timm's are its files' Git LFS ids.
+# Keras' checksums are those of keras.applications. timm gives none: these are what public projects pin for its files.
 FILES = {
     ("resnet", 18): _timm(
         "resnet18.a1_in1k",

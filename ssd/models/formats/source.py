@@ -55,7 +55,7 @@ class Source:
         arch: the spec's `arch` that it serves, and `nlayers`.
         rows: its layers in ours.
         probe: a layer of it, and the shape of its kernel, HWIO: wider and grouped variants share names, not shapes.
-        convention: what it expects of pixels.
+        convention: what it expects of pixels; None where the file does not tell.
         epsilon: of its BN.
         ignored: pattern of its layers that have no place here.
         notes: what differs from our topology.
@@ -66,7 +66,7 @@ class Source:
     nlayers: int | None
     rows: tuple[Row | Identity, ...]
     probe: tuple[str, tuple[int, int, int, int]]
-    convention: Convention
+    convention: Convention | None
     epsilon: float
     ignored: str
     notes: tuple[str, ...] = ()
@@ -127,10 +127,13 @@ def convert(
             reasons |= {ours: f"the file has no {row.source}" for ours in (row.conv, row.bn) if ours}
         else:
             _convert_row(row, source, names, read, path, layers, reasons)
+    stem = layers.get(source.rows[0].conv)
+    # Trained by somebody on pictures of other channels: not for what the public one expects of pixels.
+    usual = stem is None or source.convention is None or stem[0].shape[2] == len(source.convention.mean)
     return WeightFile(
         kind=source.name,
         layers=layers,
-        convention=source.convention,
+        convention=source.convention if usual else None,
         unused=tuple(name for name in names if name not in source.layers),
         notes=source.notes,
         reasons=reasons,

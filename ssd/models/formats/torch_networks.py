@@ -174,7 +174,7 @@ SOURCES = (
             "vgg",
             depth,
             vgg(depth, batch_norm),
-            ("features.0", (3, 3, 3, 64)),
+            (f"features.{5 + 2 * batch_norm}", (3, 3, 64, 128)),
             topology.VGG + (() if batch_norm else topology.NO_BATCH_NORM),
         )
         for depth in VGG_CONVOLUTIONS
@@ -197,7 +197,7 @@ SOURCES = (
         "squeezenet",
         None,
         squeezenet(),
-        ("features.0", (7, 7, 3, 96)),
+        ("features.12.expand3x3", (3, 3, 64, 256)),
         topology.SQUEEZENET,
     ),
     _source(
