@@ -24,7 +24,8 @@ MOBILENET_V2 = (
     "additions of the block's input are loaded as exact unit projections",
 )
 TENSORFLOW_PADDING = (
-    "Keras pads its strided convolutions by 0 before and 1 after on even sizes, ours by 1 and 1: half a step's shift",
+    "Keras pads strided convolutions at the end alone (MobileNetV2 at even sizes only), ours on both sides: "
+    "half a step's shift",
 )
 TORCH_PADDING = ("torchvision and timm pad symmetrically, ours at the end on even sizes: half a step's shift",)
 LEAKY = ("Darknet was trained with leaky ReLU (0.1), ours has ReLU",)
