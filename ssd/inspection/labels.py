@@ -27,7 +27,7 @@ def suspicious_labels(index: ImageIndex, classes: Sequence[str], image_size: Siz
     images = np.repeat(np.arange(len(index)), index.counts)
     at_network, original = pixel_sizes(index.boxes, image_size), pixel_sizes(index.boxes, index.sizes[images])
     shares = (index.boxes[:, 2:].astype(np.float64) - index.boxes[:, :2]).prod(axis=1)
-    shortest, longest = at_network.min(axis=1), original.max(axis=1) / original.min(axis=1)
+    shortest, longest = at_network.min(axis=1), original.max(axis=1) / np.maximum(original.min(axis=1), 1e-6)
     found: list[tuple[int, LabelProblem]] = []
 
     def note(box: int, kind: str, detail: str) -> None:

@@ -1,4 +1,9 @@
-"""An estimate of the memory that a training step takes, from the shapes of a network."""
+"""An estimate of the memory that a training step takes, from the shapes of a network.
+
+Held against the peak of resident memory in steps on a CPU (TensorFlow 2.21, ResNet-18 at 320x256, the same with half
+of it frozen, SqueezeNet at 256x256; batches of 2 to 16): what an image adds was estimated 3 % too high, 3 % too low and
+16 % too high. A process needs 1.2 GB more, whatever the network: 0.8 for libraries, 0.4 for their compiled step.
+"""
 
 from dataclasses import dataclass
 
@@ -33,7 +38,8 @@ class Memory:
 
     def text(self) -> str:
         parts = [f"{name} {value / 1e6:,.0f}" for name, value in vars(self).items() if value]
-        return f"memory of a training step: about {self.total / 1e9:.2f} GB (an estimate; MB: {', '.join(parts)})"
+        total = f"memory of a training step: about {self.total / 1e9:.2f} GB, an estimate; libraries come on top"
+        return f"{total} (1.2 GB on a CPU)\nMB: {', '.join(parts)}"
 
 
 def estimate_memory(
