@@ -28,9 +28,10 @@ MAY_IMPORT = {
     | {"spec", "boxes", "models", "data", "evaluation", "training"}
     | {"deploy", "inference", "visualize"},
 }
-# TensorFlow reads the data, spreads its own training, and is converted to ONNX; batch normalisation asks for its
-# fused operation where it is the backend, and runs without it elsewhere.
-MAY_IMPORT_TENSORFLOW = ("data/", "training/distribution.py", "deploy/onnx_export.py", "models/batch_norm.py")
+FASTER_LAYERS = ("models/batch_norm.py", "models/depthwise.py")
+# TensorFlow reads the data, spreads its own training, and is converted to ONNX; two
+# layers pick its faster operations where it is the backend, and run without it elsewhere.
+MAY_IMPORT_TENSORFLOW = ("data/", "training/distribution.py", "deploy/onnx_export.py", *FASTER_LAYERS)
 HEAVY = {"tensorflow", "keras", "jax", "matplotlib", "PIL", "pycocotools", "onnx", "onnxruntime", "scipy"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.endswith("_pb2.py"))

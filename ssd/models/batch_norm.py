@@ -2,7 +2,7 @@
 
 Keras 3 composes it from a dozen element-wise operations there, in float32: on a CPU that costs more than the
 convolutions. The arithmetic is the same, and files name the stock layer (`ssd.models.checkpoint` sees to it).
-This is the one place of the models that knows a backend.
+Together with `ssd.models.depthwise` the one place of the models that knows a backend.
 """
 
 import keras

@@ -10,6 +10,7 @@ import keras
 from keras import layers as keras_layers
 
 from ssd.models.batch_norm import BatchNormalization
+from ssd.models.depthwise import DepthwiseConv2D
 from ssd.spec.config import Regularizer
 
 
@@ -75,7 +76,7 @@ class Layers:
         padding = "same" if pad is None and stride == 1 else "valid"
         if pad is not None:
             x = keras_layers.ZeroPadding2D(kernel // 2, name=pad)(x)
-        return keras_layers.DepthwiseConv2D(
+        return DepthwiseConv2D(
             kernel,
             strides=stride,
             padding=padding,

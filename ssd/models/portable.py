@@ -1,19 +1,24 @@
 """Network configurations as files hold them: float32 and stock layers, so that a plain Keras on any machine opens them.
 
-Precision and fused layers belong to the machine that runs a network, not to the network.
+Precision and faster layers belong to the machine that runs a network, not to the network.
 """
 
 import keras
 
 from ssd.errors import ModelError
-from ssd.models import batch_norm
+from ssd.models import batch_norm, depthwise
 
-STOCK_BATCH_NORM = {"module": "keras.layers", "class_name": "BatchNormalization", "registered_name": None}
-FUSED_BATCH_NORM = {
-    "module": batch_norm.__name__,
-    "class_name": "BatchNormalization",
-    "registered_name": keras.saving.get_registered_name(batch_norm.BatchNormalization),
-}
+# Our layers that run as a stock layer of the same name wherever they are not of use.
+FASTER = (batch_norm.BatchNormalization, depthwise.DepthwiseConv2D)
+OURS = tuple(
+    {
+        "module": layer.__module__,
+        "class_name": layer.__name__,
+        "registered_name": keras.saving.get_registered_name(layer),
+    }
+    for layer in FASTER
+)
+STOCK = tuple({"module": "keras.layers", "class_name": layer.__name__, "registered_name": None} for layer in FASTER)
 FLOAT_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 # A file's configuration names Python modules to import: these only.
 OWN_MODULES = ("ssd", "keras", "builtins")
@@ -21,11 +26,11 @@ OWN_MODULES = ("ssd", "keras", "builtins")
 
 def to_stock(config: dict) -> dict:
     """The configuration to store, from Keras' serialised model: no compilation, float32, stock layers."""
-    return _rewrite({**config, "compile_config": None}, FUSED_BATCH_NORM, STOCK_BATCH_NORM, lambda _: "float32")
+    return _rewrite({**config, "compile_config": None}, OURS, STOCK, lambda _: "float32")
 
 
 def from_stock(config: dict, precision: str) -> dict:
-    """The configuration to build, from a stored one: fused layers, dtype policy `precision`.
+    """The configuration to build, from a stored one: faster layers, dtype policy `precision`.
 
     The input and the layers that are outputs stay float32.
 
@@ -41,10 +46,10 @@ def from_stock(config: dict, precision: str) -> dict:
     def policy(layer: str | None) -> str:
         return "float32" if layer in outputs else precision
 
-    return _rewrite({**config, "compile_config": None}, STOCK_BATCH_NORM, FUSED_BATCH_NORM, policy)
+    return _rewrite({**config, "compile_config": None}, STOCK, OURS, policy)
 
 
-def _rewrite(node, found: dict, wanted: dict, policy, layer: str | None = None):
+def _rewrite(node, found: tuple[dict, ...], wanted: tuple[dict, ...], policy, layer: str | None = None):
     """A copy of `node` with layer classes exchanged and every layer's dtype policy set by its name."""
     if isinstance(node, list):
         return [_rewrite(item, found, wanted, policy, layer) for item in node]
@@ -59,8 +64,10 @@ def _rewrite(node, found: dict, wanted: dict, policy, layer: str | None = None):
         return {**node, "config": {**node["config"], "dtype": "float32"}}
     if "inbound_nodes" in node:
         layer = node["config"]["name"]
-    if all(node.get(key) == value for key, value in found.items() if key != "registered_name"):
-        node = {**node, **wanted}
+    for old, new in zip(found, wanted, strict=True):
+        if all(node.get(key) == old[key] for key in ("module", "class_name")):
+            node = {**node, **new}
+            break
     return {key: _rewrite(value, found, wanted, policy, layer) for key, value in node.items()}
 
 
