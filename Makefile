@@ -1,5 +1,6 @@
 # make demo   installs into .venv, makes demo data, converts, trains, evaluates, detects, prints where the results are
 # make test   installs into .venv with the development tools, checks the style, runs the tests on both backends
+# make zoo    trains every backbone family on the demo's data and prints a table; an hour on two cores
 # make clean  removes what the two made
 #
 # PYTHON picks the interpreter (3.11 to 3.13), VENV the environment's folder, WORKERS the test processes.
@@ -13,10 +14,13 @@ BIN := $(VENV)/bin
 CORE_TESTS := tests/boxes tests/models tests/deploy \
 	tests/training/test_loss.py tests/training/test_schedules.py tests/training/test_shapes.py tests/training/test_step.py
 
-.PHONY: demo test clean
+.PHONY: demo test zoo clean
 
 demo: $(VENV)/.installed-demo
 	PATH="$(abspath $(BIN)):$$PATH" sh scripts/demo.sh
+
+zoo: $(VENV)/.installed-demo
+	PATH="$(abspath $(BIN)):$$PATH" sh scripts/zoo.sh
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
