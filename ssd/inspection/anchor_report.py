@@ -9,11 +9,9 @@ from ssd.data.sources import ImageIndex
 from ssd.inspection.coverage import Shape, Size, anchor_shapes, anchors_of, best_ious
 from ssd.inspection.sizes import SIZES, pixel_sizes, size_class
 from ssd.inspection.suggestion import center_distances, suggest, zoomed_out
-from ssd.inspection.tables import first, indented, rate, size, table
 from ssd.spec.config import Network
 
 RECALL_AT = 0.5
-SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -185,87 +183,6 @@ def uncovered(report: AnchorReport) -> list[tuple[str, str, float, float, float]
         )
         for index in missed[np.argsort(best[missed], kind="stable")]
     ]
-
-
-def text(report: AnchorReport, csv_name: str) -> str:
-    """The report for the terminal."""
-    height, width = report.image_size
-    lines = [f"Anchors and training boxes, both at {width}x{height} (the plain resize, without random crops)"]
-    lines += [indented(_group_table(report)), "", indented(_map_table(report))]
-    missed = uncovered(report)
-    if missed:
-        lines += ["", f"  {len(missed)} boxes overlap no anchor by {RECALL_AT:g}, the worst:"]
-        shown = [f"{name}: {label} {size(w, h)} px, IoU {iou:.3f}" for name, label, w, h, iou in missed]
-        lines += [f"    {line}" for line in first(shown, SHOWN, csv_name)]
-    else:
-        lines += ["", f"  every box overlaps some anchor by {RECALL_AT:g} or more"]
-    unused = [
-        f"map {shape.map} ratio {shape.name} ({size(shape.width, shape.height)} px)"
-        for shape, used in zip(report.present.shapes, report.present.used, strict=True)
-        if not used
-    ]
-    if unused:
-        lines += [f"  {len(unused)} of {len(report.present.shapes)} kinds of anchors are never used:"]
-        lines += [f"    {line}" for line in unused]
-    return "\n".join([*lines, "", *_verdict(report)])
-
-
-def _group_table(report: AnchorReport) -> str:
-    threshold = report.present.network.pos_iou_thresh
-    kinds = ["recall_50"] + (["recall_pos"] if threshold != RECALL_AT else []) + ["mean_iou"]
-    titles = {"recall_50": f"recall {RECALL_AT:g}", "recall_pos": f"recall {threshold:g}", "mean_iou": "mean IoU"}
-    header = ["boxes", "objects", *(titles[kind] for kind in kinds)]
-    header += [f"-> {titles[kind]}" for kind in kinds] if report.suggested else []
-    rows = []
-    for name, row in numbers(report).items():
-        cells = [name, str(row["objects"]), *(rate(row["present"][kind]) for kind in kinds)]
-        cells += [rate(row["suggested"][kind]) for kind in kinds] if report.suggested else []
-        rows.append([*cells, rate(row["grid_limit"])])
-    notes = "recall: boxes that some anchor overlaps that well; mean IoU: with the best anchor"
-    notes += "; ->: with the suggestion below" if report.suggested else ""
-    notes += "\nlimit: mean IoU if every cell had an anchor of the box's own size; only a larger input raises it"
-    return table([*header, "limit"], rows) + "\n" + notes
-
-
-def _map_table(report: AnchorReport) -> str:
-    height, width = report.image_size
-    rows = []
-    for index, (best, enough) in enumerate(report.present.by_map(len(report.feature_maps))):
-        cells = report.feature_maps[index]
-        shapes = [shape for shape in report.present.shapes if shape.map == index]
-        rows.append(
-            (
-                str(index),
-                f"{cells[1]}x{cells[0]}",
-                f"{size(width / cells[1], height / cells[0])}",
-                str(best),
-                str(enough),
-                ", ".join(size(shape.width, shape.height) for shape in shapes),
-            )
-        )
-    header = ("map", "cells", "every px", "best for", "positive for", "anchors, px")
-    return table(header, rows) + "\nbest for, positive for: boxes, out of " + str(len(report.training.boxes))
-
-
-def _verdict(report: AnchorReport) -> list[str]:
-    if report.suggested is None:
-        return ["  The present scales and aspect ratios are as good as the best that was found for as many anchors."]
-    lines = ["  Suggested, for as many anchors as now; in ssd_config (dssd_config) in place of scales, min_scale,"]
-    lines += ["  max_scale, aspect_ratios and aspect_ratios_global:", ""]
-    lines += [f"    {line}" for line in spec_text(report.suggested.network).split("\n")]
-    rows = [("training", report.training, report.present, report.suggested)]
-    if report.held_out:
-        rows.append(("validation", report.validation, *report.held_out))
-    if report.zoomed:
-        rows.append((f"training zoomed out {report.zoom:g} times", report.training, *report.zoomed))
-    lines.append("")
-    for name, index, before, after in rows:
-        old, new = (class_mean(coverage, index.classes) for coverage in (before, after))
-        lines.append(
-            f"  {name}, mean over the classes: recall {RECALL_AT:g} {old[0]:.3f} -> {new[0]:.3f}, "
-            f"mean IoU {old[1]:.3f} -> {new[1]:.3f}"
-        )
-    return lines
 
 
 def class_mean(coverage: Coverage, classes: np.ndarray) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from ssd.spec.config import Network
 # Prefix of layer names -> part; what fits none and is in no freeze block belongs to the backbone's wiring.
 PARTS = (
     ("ssd_expand", "expansion"),
+    ("ssd_shrink", "DSSD"),
     ("dssd_", "DSSD"),
     ("ssd_mpred", "prediction module"),
     ("ssd_conf", "heads"),

@@ -19,6 +19,7 @@ from ssd.data.sources import ImageIndex
 from ssd.errors import RunError
 from ssd.files import results_folder, sole_writer, whole_file, write_text
 from ssd.inspection import anchor_report, data_report, model_report, picture
+from ssd.inspection.anchor_text import anchor_text
 from ssd.inspection.duplicates import find_duplicates
 from ssd.inspection.memory import estimate_memory
 from ssd.models.detector import feature_map_sizes
@@ -153,7 +154,7 @@ def _anchors(spec: Experiment, training: TrainingModel, index: ImageIndex, valid
             (name, label, *(f"{value:.4g}" for value in rest)) for name, label, *rest in anchor_report.uncovered(report)
         )
     picture.draw(report, folder / "anchors.png")
-    _show(anchor_report.text(report, UNCOVERED), pages)
+    _show(anchor_text(report, UNCOVERED), pages)
     return anchor_report.as_json(report)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ssd.inspection import anchor_report
+from ssd.inspection.anchor_text import anchor_text
 from ssd.inspection.coverage import anchors_of
 from ssd.inspection.suggestion import FEWEST_BOXES, _Search, kmeans_iou, suggest, zoomed_out
 from ssd.spec import experiment_from_text
@@ -87,7 +88,7 @@ def test_the_printed_text_pasted_into_the_spec_gives_the_promised_recall(found, 
     promised = anchor_report.numbers(report)["all"]["suggested"]["recall_50"]
     again = anchor_report.cover(network, SIZE, MAPS, index.boxes)
     assert (again.best >= 0.5).mean() == pytest.approx(promised, abs=1e-9)
-    assert f"-> {class_mean(network, index.boxes, classes)[0]:.3f}" in anchor_report.text(report, "x.csv")
+    assert f"-> {class_mean(network, index.boxes, classes)[0]:.3f}" in anchor_text(report, "x.csv")
 
 
 def test_lists_per_map_keep_their_lengths_and_print_as_such(boxes, network):
