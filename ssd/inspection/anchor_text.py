@@ -4,6 +4,7 @@ import numpy as np
 
 from ssd.inspection.anchor_report import RECALL_AT, AnchorReport, Coverage, class_mean, numbers, spec_text, uncovered
 from ssd.inspection.sizes import pixel_sizes
+from ssd.inspection.suggestion import FEWEST_BOXES
 from ssd.inspection.tables import first, indented, rate, size, table
 
 SHOWN = 10
@@ -90,6 +91,8 @@ def _too_small(report: AnchorReport) -> list[str]:
 
 
 def _verdict(report: AnchorReport) -> list[str]:
+    if len(report.training.boxes) < FEWEST_BOXES:
+        return [f"  {len(report.training.boxes)} boxes are too few to suggest other anchors."]
     if report.suggested is None:
         return ["  The present scales and aspect ratios are as good as the best that was found for as many anchors."]
     lines = ["  Suggested, for as many anchors as now; in ssd_config (dssd_config) in place of scales, min_scale,"]

@@ -44,6 +44,7 @@ def test_a_dry_run_reports_and_leaves_no_run_behind(data, spec_text, tmp_path, c
         "no objects of star: nothing to learn from",
         "1 x in the training data too, in 1 image:",
         "Anchors and training boxes, both at 128x128",
+        "18 boxes are too few to suggest other anchors",
         "One training step: 4 images, loss ",
         "(finite)",
     ):
