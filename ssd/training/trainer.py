@@ -169,8 +169,7 @@ def explained(error: Exception, spec: Experiment) -> Exception:
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         batch = spec.training.batch_size
         return RunError(
-            f"out of memory with batches of {batch} images of {spec.augmentation.width}x"
-            f"{spec.augmentation.height}",
+            f"out of memory with batches of {batch} images of {spec.augmentation.width}x{spec.augmentation.height}",
             hint=f"lower training_config.batch_size_per_gpu (to {max(batch // 2, 1)}), or eval_config.batch_size if it "
             "happened in validation; then go on with --resume",
         )

@@ -15,7 +15,7 @@ def tao_model(tao_files, tmp_path_factory):
     """A detector for the three classes of `spec_file`, four boxes a cell."""
     layers = [
         (name, kind, [array * 0.01 for array in arrays] if name.startswith("ssd_conf") else arrays)
-        for name, kind, arrays in tao_files.resnet10(heads=(3, 4), keep=0.125)
+        for name, kind, arrays in tao_files.resnet10(heads=(3, 4), keep=0.25)
     ]
     return tao_files.write(tmp_path_factory.mktemp("tao") / "ssd_resnet10_epoch_001.hdf5", layers)
 
@@ -55,6 +55,7 @@ def test_a_pruned_tao_detector_is_trained_frozen_and_resumed(tao_model, spec, tm
     """One run for many questions: filter counts, freezing after loading, the average's start, the report, --resume."""
     changes = (
         ("num_epochs: 1", "num_epochs: 1 model_ema: true"),
+        ("max_learning_rate: 1e-2", "max_learning_rate: 2e-4"),  # the weights are random
         ('arch: "resnet"', 'freeze_blocks: 0 freeze_bn: true arch: "resnet"'),
     )
     path, results = spec(*changes), tmp_path / "r"
@@ -71,7 +72,7 @@ def test_a_pruned_tao_detector_is_trained_frozen_and_resumed(tao_model, spec, tm
     with h5py.File(tao_model) as file:
         kernels = {n: file[f"model_weights/{n}/{n}_1/kernel:0"][()] for n in ("conv1", "block_4a_conv_2")}
         mean = file["model_weights/block_3a_bn_1/block_3a_bn_1_1/moving_mean:0"][()]
-    assert kernels["conv1"].shape == (7, 7, 3, 8)
+    assert kernels["conv1"].shape == (7, 7, 3, 16)
     np.testing.assert_array_equal(np.asarray(model.get_layer("conv1").kernel), kernels["conv1"])
     np.testing.assert_array_equal(np.asarray(model.get_layer("block_3a_bn_1").moving_mean), mean)
     trained = np.asarray(model.get_layer("block_4a_conv_2").kernel)
@@ -83,7 +84,7 @@ def test_a_pruned_tao_detector_is_trained_frozen_and_resumed(tao_model, spec, tm
         file.write(text.replace("num_epochs: 1", "num_epochs: 2"))
     assert main(["train", "-e", path, "-r", str(results), "--resume"]) == 0
     assert read_state(last)[0]["epoch"] == 2
-    assert load_model(last, verb=None).model.get_layer("block_4a_conv_2").filters == 64
+    assert load_model(last, verb=None).model.get_layer("block_4a_conv_2").filters == 128
     # and as initial weights of a new run, whose spec does not know that they are pruned
     assert main(["train", "-e", path, "-r", str(tmp_path / "again"), "-m", str(last)]) == 0
     assert "is a pruned resnet10" in capsys.readouterr().out

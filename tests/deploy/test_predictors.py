@@ -85,7 +85,7 @@ def stored(monkeypatch):
     def store(experiment):
         real = checkpoint.load_model
 
-        def load(path, *, precision="float32", verb="evaluate"):
+        def load(path, *, precision="float32", verb="evaluate", spec=None):
             artifact = real(path, precision=precision, verb=None)
             return dataclasses.replace(artifact, spec=experiment)
 
