@@ -106,8 +106,8 @@ def test_the_guides_coco_conversion(guide_coco, folder, warnings):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted(SPECS.glob("*.txt")) if "convert" not in path.name],
-    ids=lambda path: path.name,
+    [path for path in sorted(SPECS.rglob("*.txt")) if "convert" not in path.name],
+    ids=lambda path: str(path.relative_to(SPECS)),
 )
 def test_the_repositorys_experiments_are_good(path, warnings):
     spec = load_experiment(path, "inference")
