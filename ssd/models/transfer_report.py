@@ -51,7 +51,7 @@ class Report:
         for part in _in_order(fate.part for fate in self.fates):
             lines.append(f"    {part}: {self._part_line([fate for fate in self.fates if fate.part == part])}")
         if self.unused:
-            lines.append(f"    without a place here: {len(self.unused)} tensors of the file: {_some(self.unused)}")
+            lines.append(f"    in the file without a place here: {_some(self.unused)}")
         return lines + [f"    {note}" for note in self.notes]
 
     def as_json(self) -> dict:

@@ -194,7 +194,7 @@ def test_what_is_loaded_skipped_and_left_is_told_by_block(network):
         "    expansion: 28 of 28",
         "    heads: 12 of 24; ssd_conf_0, ssd_conf_1, ssd_conf_2, ssd_conf_3, ssd_conf_4, ssd_conf_5: "
         "start fresh: 20 classes in the file, 3 here",
-        "    without a place here: 2 tensors of the file: fc.weight, predictions",
+        "    in the file without a place here: fc.weight, predictions",
         "    a note",
     ]
     told = json.loads(json.dumps(report.as_json()))
