@@ -3,16 +3,16 @@
 
 # step NAME COMMAND...: shows the command, runs it, notes in demo/.NAME how many seconds it took.
 step() {
-    name=$1
+    step_name=$1 # not "name": sh has no local variables
     shift
-    if [ -e "demo/.$name" ]; then
-        printf '\n%s: done before (rm -r demo to start anew)\n' "$name"
+    if [ -e "demo/.$step_name" ]; then
+        printf '\n%s: done before (rm -r demo to start anew)\n' "$step_name"
         return
     fi
     printf '\n$ %s\n' "$*"
     start=$(date +%s)
     "$@"
-    echo $(($(date +%s) - start)) > "demo/.$name"
+    echo $(($(date +%s) - start)) > "demo/.$step_name"
 }
 
 # resume FOLDER: --resume where a training in FOLDER was interrupted.

@@ -30,7 +30,7 @@ from ssd.training.run import begin, build
 from ssd.training.shapes import keyed
 from ssd.training.start import find_start
 from ssd.training.step import TrainingModel
-from ssd.training.trainer import Request, explained
+from ssd.training.trainer import Request, explained, finished
 
 FOLDER = "dry_run"  # in the results folder
 UNCOVERED = "uncovered_boxes.csv"
@@ -68,6 +68,8 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
         initial_epoch=request.initial_epoch,
         weights_input=request.weights_input,
     )
+    if reason := finished(spec, start.progress):
+        say(f"nothing is left to train: {reason}\n")
     precision = distribution.set_precision(request.use_amp, device)
     distribution.seed(spec.random_seed, request.deterministic)
     loader = training_loader(spec, batch_size=spec.training.batch_size)
@@ -88,12 +90,14 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
             **_data(spec, loader.index, validation and validation.index, folder, pages),
             "anchors": _anchors(spec, training, loader.index, validation and validation.index, folder, pages),
         }
-        step = _step(spec, training, loader, start.progress.epoch, cpu=device.kind == "cpu")
-        _show(_step_text(step), pages)
-        # JSON has no NaN.
-        report["step"] = {**vars(step), "loss": step.loss if np.isfinite(step.loss) else None}
-        write_text(folder / "report.txt", "\n\n".join(pages) + "\n")
-        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+        try:
+            step = _step(spec, training, loader, start.progress.epoch, cpu=device.kind == "cpu")
+            _show(_step_text(step), pages)
+            # JSON has no NaN.
+            report["step"] = {**vars(step), "loss": step.loss if np.isfinite(step.loss) else None}
+        finally:  # a step that fails is when the reports are needed most
+            write_text(folder / "report.txt", "\n\n".join(pages) + "\n")
+            write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     if not step.finite:
         raise RunError(
             "the loss or the weights are not finite after one step: a run would end here",
@@ -169,7 +173,7 @@ def _step(spec: Experiment, training: TrainingModel, loader: Loader, epoch: int,
         training.train_on_batch(images, keyed(truth))
         loss = training.totals()["loss"]  # waits for the device
     except Exception as error:
-        raise explained(error, spec) from error
+        raise explained(error, spec, resumable=False) from error
     seconds = time.perf_counter() - began
     finite = all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in training.detector.weights)
     finite = finite and bool(np.isfinite(loss))

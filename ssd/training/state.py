@@ -9,7 +9,7 @@ from keras import ops
 from ssd.errors import ModelError
 from ssd.training.step import TrainingModel
 
-FORMAT = 1
+FORMAT = 2  # of the state; 1 numbered the optimizer's arrays
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Progress:
 
 def capture(training: TrainingModel) -> dict[str, np.ndarray]:
     """All numbers of a run that the saved network does not hold."""
-    arrays = _numbered("optimizer", training.optimizer.variables)
+    arrays = {name: _value(variable) for name, variable in _optimizer(training).items()}
     arrays |= {"counter": _value(training.counter), "sums": _value(training.sums)}
     arrays |= _numbered("seeds", _seeds(training.detector))
     if training.average is not None:  # then the saved network is the average
@@ -67,10 +67,17 @@ def restore(training: TrainingModel, saved: keras.Model, arrays: dict[str, np.nd
     elif any(name.startswith("weights.") for name in arrays):
         # model_ema was switched off: training goes on from the weights it was training.
         _assign(training.detector.weights, _numbers("weights", arrays), "network")
-    _assign(training.optimizer.variables, _numbers("optimizer", arrays), "optimizer")
+    # A layer that was frozen has no slots in the checkpoint: they start at zero.
+    known = [(variable, arrays[name]) for name, variable in _optimizer(training).items() if name in arrays]
+    _assign([variable for variable, _ in known], [value for _, value in known], "optimizer")
     _assign(_seeds(training.detector), _numbers("seeds", arrays), "network")
     training.counter.assign(arrays["counter"])
     training.sums.assign(arrays["sums"])
+
+
+def _optimizer(training: TrainingModel) -> dict:
+    """The optimizer's variables by what they belong to, `optimizer.conv1_kernel_momentum`, whatever else is frozen."""
+    return {f"optimizer.{variable.path.partition('/')[2]}": variable for variable in training.optimizer.variables}
 
 
 def _seeds(model: keras.Model) -> list:

@@ -163,7 +163,7 @@ def banner(run: Run, device: distribution.Device, precision: str) -> None:
     )
 
 
-def explained(error: Exception, spec: Experiment) -> Exception:
+def explained(error: Exception, spec: Experiment, *, resumable: bool = True) -> Exception:
     """A shortage of memory in words; any other error as it is."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
@@ -171,6 +171,6 @@ def explained(error: Exception, spec: Experiment) -> Exception:
         return RunError(
             f"out of memory with batches of {batch} images of {spec.augmentation.width}x{spec.augmentation.height}",
             hint=f"lower training_config.batch_size_per_gpu (to {max(batch // 2, 1)}), or eval_config.batch_size if it "
-            "happened in validation; then go on with --resume",
+            "happened in validation" + ("; then go on with --resume" if resumable else ""),
         )
     return error

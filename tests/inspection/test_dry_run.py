@@ -76,3 +76,16 @@ def test_no_object_at_all_is_said_in_one_line(data, spec_text, tmp_path, capsys)
     assert "none of the 0 labelled objects in 10 training images" in err
     assert "the label files are empty" in err
     assert not (tmp_path / "r").exists()
+
+
+def test_the_reports_outlive_a_step_that_fails(data, spec_text, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("ssd.training.step.TrainingModel.train_on_batch", full)
+    spec, results = tmp_path / "spec.txt", tmp_path / "results"
+    spec.write_text(spec_text(data / "training", data / "validation"))
+    assert main(["train", "-e", str(spec), "-r", str(results), "--dry_run"]) == 1
+    assert "out of memory" in (said := capsys.readouterr().err) and "--resume" not in said
+    assert "memory of a training step" in (results / "dry_run" / "report.txt").read_text()
+    assert "memory" in json.dumps(json.loads((results / "dry_run" / "report.json").read_text())["model"])

@@ -161,3 +161,37 @@ def test_what_is_frozen_does_not_move_by_a_bit_in_training_or_when_resumed(netwo
     for path, value in before.items():
         if frozen(path):
             np.testing.assert_array_equal(means[path], value, err_msg=path)
+
+
+def test_freezing_may_change_when_a_run_is_resumed(network, tmp_path):
+    def make(*frozen):
+        keras.utils.set_random_seed(5)
+        return training_of(small_detector, network(), False, lambda detector: freeze(detector, frozen))
+
+    def freeze(detector, names):
+        for name in names:
+            detector.get_layer(name).trainable = False
+
+    before = make("one")
+    steps(before, range(2))
+    after = resumed(before, lambda: make("two"), tmp_path / "model.keras")
+    slots = {name: value for name, value in capture(after).items() if "momentum" in name}
+    assert {name.split(".")[1].split("_")[0] for name in slots} == {"one", "heads"}
+    assert not any(value.any() for name, value in slots.items() if "one_" in name)
+    saved = capture(before)
+    kept = [name for name in slots if "heads_" in name]
+    assert kept and all(np.array_equal(slots[name], saved[name]) for name in kept)
+    held = after.detector.get_layer("two").get_weights()
+    moved = after.detector.get_layer("one").get_weights()
+    steps(after, range(2, 4))
+    np.testing.assert_array_equal(after.detector.get_layer("two").get_weights()[0], held[0])
+    assert not np.array_equal(after.detector.get_layer("one").get_weights()[0], moved[0])
+
+
+def small_detector() -> keras.Model:
+    images = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, strides=4, name="one")(images)
+    x = keras.layers.Conv2D(4, 1, name="two")(x)
+    x = keras.layers.Reshape((-1, 8), name="cells")(keras.layers.Conv2D(8, 1, name="heads")(x))
+    outputs = {"class_logits": x[..., :4], "offsets": x[..., 4:]}
+    return keras.Model(images, outputs)

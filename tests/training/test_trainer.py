@@ -259,7 +259,7 @@ def test_resume_has_rules(spec, tmp_path, capfd):
     state, arrays = read_state(last)
     assert state["epoch"] == 3
     # The schedule goes on at two thirds: there is one batch an epoch now.
-    assert int(arrays["optimizer.0000"]) == int(arrays["counter"]) == 3
+    assert int(arrays["optimizer.iteration"]) == int(arrays["counter"]) == 3
 
 
 def test_the_original_way_of_resuming_and_initial_weights(spec, tmp_path):
