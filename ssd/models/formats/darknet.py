@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd.errors import ModelError
+from ssd.models.backbones.darknet import STAGES_19, STAGES_53
 from ssd.models.formats import topology
 from ssd.models.formats.batch_norm import EPSILON
 from ssd.models.formats.source import spec_name
@@ -37,8 +38,7 @@ class Convolution:
 def _darknet19():
     yield Convolution("conv1", 3, 3, 32)
     inputs = 32
-    stages = ((64,), (128, 64, 128), (256, 128, 256), (512, 256) * 2 + (512,), (1024, 512) * 2 + (1024,))
-    for stage, widths in enumerate(stages, start=1):
+    for stage, widths in enumerate(STAGES_19, start=1):
         for index, filters in enumerate(widths, start=1):
             yield Convolution(f"b{stage}_conv{index}", 3 if index % 2 else 1, inputs, filters)
             inputs = filters
@@ -46,8 +46,7 @@ def _darknet19():
 
 def _darknet53():
     yield Convolution("conv1", 3, 3, 32)
-    for stage, repeats in enumerate((1, 2, 8, 8, 4), start=1):
-        filters = 32 * 2**stage
+    for stage, (filters, repeats) in enumerate(STAGES_53, start=1):
         yield Convolution(f"conv{stage + 1}", 3, filters // 2, filters)
         for unit in range(1, repeats + 1):
             yield Convolution(f"b{stage}_conv{unit}_1", 1, filters, filters // 2)

@@ -1,29 +1,32 @@
 """Layer names of Keras Applications against ours: a function per network, in the order of the forward pass."""
 
+from ssd.models.backbones import mobilenet_v1 as v1
+from ssd.models.backbones import mobilenet_v2 as v2
+from ssd.models.backbones import resnet, vgg
 from ssd.models.formats import topology
 from ssd.models.formats.source import Identity, Row, Source
-from ssd.models.formats.torch_networks import EFFICIENTNET_REPEATS, RESNET_UNITS, VGG_CONVOLUTIONS
+from ssd.models.formats.torch_networks import EFFICIENTNET_REPEATS
 from ssd.models.formats.weight_file import CONVENTIONS
 
-MOBILENET_V1_BLOCKS = 11  # two more have no place here
-MOBILENET_V2_BLOCKS = 12  # behind the first; four more have no place here
+MOBILENET_V1_BLOCKS = len(v1.TABLE)  # two more have no place here
+MOBILENET_V2_BLOCKS = len(v2.TABLE)  # behind the first; four more have no place here
 ADDING = (2, 4, 5, 7, 8, 9, 11, 12)  # blocks of MobileNetV2 that add their input
 
 HEADS = r"(fc\d*|predictions|probs|conv_preds|flatten|dense|avg_pool|normalization|rescaling|logits)(_|\d|$)"
 
 
-def vgg(depth: int):
+def vgg_rows(depth: int):
     """`block1_conv1`: convolutions with biases, no BN."""
-    for stage, count in enumerate(VGG_CONVOLUTIONS[depth], start=1):
+    for stage, count in enumerate(vgg.UNITS[depth], start=1):
         for index in range(count):
             unit = f"block_{stage}{'abcd'[index]}"
             yield Row(f"{unit}_conv_1", f"block{stage}_conv{index + 1}", f"{unit}_bn_1")
 
 
-def resnet(depth: int):
+def resnet_rows(depth: int):
     """`conv2_block1_1_conv`: stage + 1, unit, place in the unit; 0 is the projection."""
     yield Row("conv1", "conv1_conv", "bn_conv1", "conv1_bn")
-    for stage, units in enumerate(RESNET_UNITS[depth], start=1):
+    for stage, units in enumerate(resnet.UNITS[depth], start=1):
         for index in range(units):
             ours, theirs = f"block_{stage}{chr(ord('a') + index)}_", f"conv{stage + 1}_block{index + 1}_"
             for i in (1, 2, 3):
@@ -38,7 +41,7 @@ def resnet(depth: int):
 def resnet50_of_keras_1():
     """`res2a_branch2a`, as in files made before 2019."""
     yield Row("conv1", "conv1", "bn_conv1", "bn_conv1")
-    for stage, units in enumerate(RESNET_UNITS[50], start=1):
+    for stage, units in enumerate(resnet.UNITS[50], start=1):
         for unit in "abcdef"[:units]:
             ours, theirs = f"block_{stage}{unit}_", f"{stage + 1}{unit}_branch"
             for i, branch in enumerate(("2a", "2b", "2c"), start=1):
@@ -105,20 +108,20 @@ SOURCES = (
             f"VGG{depth}",
             "vgg",
             depth,
-            vgg(depth),
+            vgg_rows(depth),
             ("block5_conv1", (3, 3, 512, 512)),
             topology.VGG + topology.NO_BATCH_NORM,
             epsilon=1e-3,
             convention="caffe",
         )
-        for depth in VGG_CONVOLUTIONS
+        for depth in vgg.UNITS
     ),
     *(
         _source(
             f"ResNet{depth}",
             "resnet",
             depth,
-            resnet(depth),
+            resnet_rows(depth),
             ("conv5_block3_2_conv", (3, 3, 512, 512)),
             topology.RESNET,
             epsilon=1.001e-5,

@@ -29,3 +29,4 @@ TENSORFLOW_PADDING = (
 )
 TORCH_PADDING = ("torchvision and timm pad symmetrically, ours at the end on even sizes: half a step's shift",)
 LEAKY = ("Darknet was trained with leaky ReLU (0.1), ours has ReLU",)
+TIMM_LEAKY = ("timm's DarkNet was trained with leaky ReLU (0.01), ours has ReLU",)

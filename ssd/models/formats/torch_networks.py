@@ -1,25 +1,25 @@
 """Layer names of torchvision and timm against ours: a function per network, in the order of the forward pass."""
 
+from ssd.models.backbones import efficientnet_b0, resnet, vgg
+from ssd.models.backbones.darknet import STAGES_53
+from ssd.models.backbones.googlenet import INCEPTIONS
 from ssd.models.formats import topology
 from ssd.models.formats.source import Identity, Row, Source
 from ssd.models.formats.weight_file import CONVENTIONS
 
-RESNET_UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-VGG_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+RESNETS = (18, 34, 50, 101)  # nobody publishes our 10
 FIRE_MODULES = {2: 3, 3: 4, 4: 5, 5: 7, 6: 8, 7: 9, 8: 10, 9: 12}  # fire: index in torchvision's `features`
-INCEPTIONS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 MOBILENET_V2_REPEATS = (1, 2, 3, 4, 3)  # blocks of equal width; two groups more have no place here
-EFFICIENTNET_REPEATS = (1, 2, 2, 3, 3, 4, 1)
-DARKNET53_REPEATS = (1, 2, 8, 8, 4)
+EFFICIENTNET_REPEATS = tuple(units for _, units, *_ in efficientnet_b0.GROUPS)
 
 HEADS = r"(fc|classifier|head|pre_logits|global_pool|attnpool)(\.|$)"
 TORCH_EPSILON = 1e-5
 
 
-def resnet(depth: int):
+def resnet_rows(depth: int):
     """`layer1.0.conv1` and so on; torchvision and timm agree."""
     yield Row("conv1", "conv1", "bn_conv1", "bn1")
-    for stage, units in enumerate(RESNET_UNITS[depth], start=1):
+    for stage, units in enumerate(resnet.UNITS[depth], start=1):
         for index in range(units):
             ours, theirs = f"block_{stage}{chr(ord('a') + index)}_", f"layer{stage}.{index}."
             last = 2 if depth < 50 else 3
@@ -32,10 +32,10 @@ def resnet(depth: int):
                 yield Identity(shortcut, bn, like=f"{ours}conv_{last}")
 
 
-def vgg(depth: int, batch_norm: bool):
+def vgg_rows(depth: int, batch_norm: bool):
     """`features.<index>`: convolution, BN where there is one, ReLU; a pooling after each stage."""
     index = 0
-    for stage, count in enumerate(VGG_CONVOLUTIONS[depth], start=1):
+    for stage, count in enumerate(vgg.UNITS[depth], start=1):
         for unit in "abcd"[:count]:
             bn = f"features.{index + 1}" if batch_norm else None
             yield Row(f"block_{stage}{unit}_conv_1", f"features.{index}", f"block_{stage}{unit}_bn_1", bn)
@@ -143,7 +143,7 @@ def efficientnet_b0_timm():
 
 def darknet53_timm():
     yield Row("conv1", "stem.conv1.conv", "conv1_bn", "stem.conv1.bn")
-    for stage, repeats in enumerate(DARKNET53_REPEATS, start=1):
+    for stage, (_, repeats) in enumerate(STAGES_53, start=1):
         down = f"stages.{stage - 1}.conv_down"
         yield Row(f"conv{stage + 1}", f"{down}.conv", f"conv{stage + 1}_bn", f"{down}.bn")
         for index in range(repeats):
@@ -162,22 +162,22 @@ SOURCES = (
             f"torchvision or timm resnet{depth}",
             "resnet",
             depth,
-            resnet(depth),
-            (f"layer4.{RESNET_UNITS[depth][-1] - 1}.conv2", (3, 3, 512, 512)),
+            resnet_rows(depth),
+            (f"layer4.{resnet.UNITS[depth][-1] - 1}.conv2", (3, 3, 512, 512)),
             topology.RESNET + (topology.STRIDE_IN_3X3 if depth >= 50 else ()),
         )
-        for depth in RESNET_UNITS
+        for depth in RESNETS
     ),
     *(
         _source(
             f"torchvision or timm vgg{depth}{'_bn' * batch_norm}",
             "vgg",
             depth,
-            vgg(depth, batch_norm),
+            vgg_rows(depth, batch_norm),
             (f"features.{5 + 2 * batch_norm}", (3, 3, 64, 128)),
             topology.VGG + (() if batch_norm else topology.NO_BATCH_NORM),
         )
-        for depth in VGG_CONVOLUTIONS
+        for depth in vgg.UNITS
         for batch_norm in (True, False)
     ),
     _source(
@@ -240,6 +240,6 @@ SOURCES = (
         53,
         darknet53_timm(),
         ("stages.4.conv_down.conv", (3, 3, 512, 1024)),
-        topology.LEAKY,
+        topology.TIMM_LEAKY,
     ),
 )
