@@ -46,7 +46,9 @@ FILES = {
         "80c49dee3da4822c009c5a7fe591e9223c5a2cfcf95a4067ca4dfb5a7b89c612",
     ),
     ("resnet", 34): _timm(
-        "resnet34.a1_in1k", "main", "829a220f9529d2b1ffdc8719d3273463001e0daf411eaf1916865d9db62c0ed2"
+        "resnet34.a1_in1k",
+        "0e8757122c4c09b15fb9300c0fd09b3fe89e28bf",
+        "829a220f9529d2b1ffdc8719d3273463001e0daf411eaf1916865d9db62c0ed2",
     ),
     ("resnet", 50): _keras(
         f"{KERAS}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626"
@@ -61,14 +63,18 @@ FILES = {
         f"{KERAS}/vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"
     ),
     ("mobilenet_v2", None): _timm(
-        "mobilenetv2_100.ra_in1k", "main", "55ea4fb3a96010b933710ebf44fc965b070d5cd054d3f35e44f2d1320b4a714e"
+        "mobilenetv2_100.ra_in1k",
+        "f3ff81ba89de0bc46b546568ebeab2edef6b9d49",
+        "55ea4fb3a96010b933710ebf44fc965b070d5cd054d3f35e44f2d1320b4a714e",
     ),
     ("efficientnet_b0", None): _keras(
         "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
         "50bc09e76180e00e4465e1a485ddc09d",
     ),
     ("darknet", 53): _timm(
-        "darknet53.c2ns_in1k", "main", "2c4e3810fa8d8f67764cdbf72a18b34d516bff223649870ae8a5653e6aadb890"
+        "darknet53.c2ns_in1k",
+        "fc070e4aee003de3717fc74f9979789ad94e6c89",
+        "2c4e3810fa8d8f67764cdbf72a18b34d516bff223649870ae8a5653e6aadb890",
     ),
 }
 
