@@ -85,7 +85,7 @@ def transfer(file: WeightFile, model: keras.Model, family: Backbone, own: Conven
         ModelError: the file has no layer for the backbone; `model` is as it was. Or its first convolution and its
             convention disagree on the channels.
     """
-    layers, notes = _folded(file, model, family, own)
+    layers, shift, notes = _folded(file, model, family, own)
     weighted = [layer for layer in model.layers if layer.weights]
     fates = []
     for layer in weighted:
@@ -98,27 +98,36 @@ def transfer(file: WeightFile, model: keras.Model, family: Backbone, own: Conven
     for layer, fate in zip(weighted, fates, strict=True):
         if fate.reason is None:
             layer.set_weights(layers[layer.name])
+    if shift is not None:
+        norm = model.get_layer(family.stem[1])
+        norm.set_weights(batch_norm.with_bias(norm.get_weights(), shift))
     names = {layer.name for layer in weighted}
     unused = *file.unused, *(name for name in file.layers if name not in names)
     return Report(file.kind, tuple(fates), unused, (*file.notes, *notes))
 
 
-def _folded(file: WeightFile, model: keras.Model, family: Backbone, own: Convention) -> tuple[dict, tuple[str, ...]]:
-    """The file's layers with its first convolution made for our pixels."""
+def _folded(
+    file: WeightFile, model: keras.Model, family: Backbone, own: Convention
+) -> tuple[dict, np.ndarray | None, tuple[str, ...]]:
+    """The file's layers with its first convolution made for our pixels, where it fits the model's.
+
+    The second result is the constant that the moving mean of the BN behind it has to lose once weights are loaded;
+    None where there is no such BN, or a bias took the constant.
+    """
     stem, norm = family.stem
     present = {layer.name for layer in model.layers}
-    if stem not in file.layers or stem not in present or file.layers[stem][0].ndim != 4:
-        return file.layers, ()
+    if stem not in file.layers or stem not in present:
+        return file.layers, None, ()
     kernel, *bias = file.layers[stem]
+    wanted, *wanted_bias = (tuple(weight.shape) for weight in model.get_layer(stem).weights)
+    # The fold changes the number of channels, and nothing else of the shape.
+    fits = kernel.ndim == 4 and (*kernel.shape[:2], wanted[2], kernel.shape[3]) == wanted
+    if not fits or [value.shape for value in bias] != wanted_bias:
+        return file.layers, None, ()
     folded = fold(kernel, file.convention, own)
-    if not folded.constant.any():
-        return {**file.layers, stem: (folded.kernel, *bias)}, folded.notes
     layers = {**file.layers, stem: (folded.kernel, *(value + folded.constant for value in bias))}
-    if not bias and norm in present:
-        before = file.layers.get(norm) or model.get_layer(norm).get_weights()
-        if np.shape(before[2]) == folded.constant.shape:
-            layers[norm] = batch_norm.with_bias(before, folded.constant)
-    return layers, folded.notes
+    shifted = not bias and norm in present and folded.constant.any()
+    return layers, folded.constant if shifted else None, folded.notes
 
 
 def _misfit(arrays: tuple[np.ndarray, ...] | None, layer, file: WeightFile) -> str | None:

@@ -168,10 +168,40 @@ def test_a_stem_s_bn_that_the_file_lacks_takes_the_constant(network):
     model = build_detector(network(), (64, 64, 3), 2)
     kernel = np.random.default_rng(0).normal(size=(7, 7, 3, 64)).astype("float32")
     constant = fold(kernel, CONVENTIONS["darknet"], BGR).constant
-    transfer(WeightFile("toy", {"conv1": (kernel,)}, CONVENTIONS["darknet"]), model, backbone("resnet", 10), BGR)
+    file = WeightFile("toy", {"conv1": (kernel,)}, CONVENTIONS["darknet"])
+    report = transfer(file, model, backbone("resnet", 10), BGR)
     # Not in the file, so its layer starts fresh; a frozen one of its statistics would not.
     assert np.abs(constant).max() > 0.1
     np.testing.assert_allclose(model.get_layer("bn_conv1").moving_mean, -constant, rtol=1e-6)
+    assert report.loaded == 1
+    assert report.as_json()["layers"]["bn_conv1"] == "not in the file"
+
+
+ONES = np.ones(64, "float32")
+BAD_STEMS = {
+    # tensors of conv1 beside its kernel, of bn_conv1, how many filters; why which is not loaded
+    "three tensors of BN": ((), (ONES,) * 3, 64, {"bn_conv1": "3 tensors in the file, 4 are needed"}),
+    "BN of another width": ((), (ONES[:5],) * 4, 64, {"bn_conv1": "shape 5 in the file, 64 here"}),
+    "a short bias": ((ONES[:5],), (ONES,) * 4, 64, {"conv1": "2 tensors in the file, 1 are needed"}),
+    "fewer filters": ((), (ONES,) * 4, 32, {"conv1": r"shape 7x7x3x32 in the file, 7x7x{}x64 here"}),
+}
+
+
+@pytest.mark.parametrize("own", [BGR, GRAY], ids=["colour", "gray"])
+@pytest.mark.parametrize("case", BAD_STEMS)
+def test_a_first_convolution_that_does_not_fit_is_skipped_like_any_layer(case, own, network):
+    bias, norm, filters, reasons = BAD_STEMS[case]
+    kernel = np.random.default_rng(0).normal(size=(7, 7, 3, filters)).astype("float32")
+    model = build_detector(network(), (64, 64, len(own.mean)), 2)
+    layers = {"conv1": (kernel, *bias), "bn_conv1": norm, "block_1a_conv_1": (np.zeros((3, 3, 64, 64), "float32"),)}
+    report = transfer(WeightFile("toy", layers, CONVENTIONS["darknet"]), model, backbone("resnet", 10), own)
+    told = {name: reason for name, reason in report.as_json()["layers"].items() if name in layers and reason}
+    assert told == {name: reason.format(len(own.mean)) for name, reason in reasons.items()}
+    mean = np.asarray(model.get_layer("bn_conv1").moving_mean)
+    if "conv1" in reasons:  # nothing is folded, so nothing is missing
+        np.testing.assert_array_equal(mean, ONES)
+    else:  # the fresh BN takes what the folded kernel lacks
+        np.testing.assert_allclose(mean, -fold(kernel, CONVENTIONS["darknet"], own).constant, rtol=1e-6)
 
 
 def test_what_is_loaded_skipped_and_left_is_told_by_block(network):
