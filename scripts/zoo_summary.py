@@ -1,4 +1,4 @@
-"""The table of `make zoo`: how long each family trained and how well it detects. Ends with 1 where one stays under the aim."""
+"""The table of `make zoo`: training time and mAP of each family. Ends with 1 where one stays under the aim."""
 
 import csv
 import json
