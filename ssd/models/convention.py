@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssd.errors import ModelError
-from ssd.models.formats.weight_file import IMAGENET, Convention
+from ssd.models.formats.weight_file import CUSTOMARY, Convention
 
 LUMA = (0.299, 0.587, 0.114)  # gray of red, green, blue (ITU-R BT.601), as images are loaded
 CHANNELS = {"rgb": ("r", "g", "b"), "bgr": ("b", "g", "r"), "gray": ("l",)}
@@ -31,11 +31,14 @@ class Folded:
     notes: tuple[str, ...]
 
 
-def fold(kernel: np.ndarray, source: Convention | None, own: Convention) -> Folded:
+def fold(kernel: np.ndarray, source: Convention | None, own: Convention, assumed: str = "") -> Folded:
     """The kernel `(kh, kw, c, filters)` of a network that expects `source`, for pixels that come as `own`.
 
     Where the two say the same, the kernel comes back as it is, to the bit. An unknown `source` is taken for `own`, or,
     with another number of channels, for BGR or gray minus the mean of ImageNet.
+
+    Args:
+        assumed: whose convention `source` is, where nobody said that it is this network's: "as torchvision's are".
 
     Raises:
         ModelError: the kernel has not as many channels as `source`.
@@ -44,15 +47,21 @@ def fold(kernel: np.ndarray, source: Convention | None, own: Convention) -> Fold
     notes = []
     if source is None:
         source = own
-        if channels != len(own.mean) and channels in IMAGENET:
-            source = IMAGENET[channels]
-            notes.append(f"the file does not say what its pixels were: {describe(source)} is assumed (--weights_input)")
+        if channels != len(own.mean) and channels in CUSTOMARY:
+            source = CUSTOMARY[channels]
+        notes.append(f"the file does not say what its pixels were: {describe(source)} is assumed (--weights_input)")
+        assumed = ""
     if channels != len(source.mean):
         raise ModelError(
             f"the first convolution takes {channels} channels, {source.order} pixels have {len(source.mean)}",
             hint="--weights_input says what the pixels of the file's network were",
         )
+    made = f"made for {describe(source)}"
+    if assumed:
+        made = f"taken to be {made}, {assumed} (--weights_input says otherwise)"
     if source == own:
+        if assumed:
+            notes.append(f"first convolution: {made}")
         return Folded(kernel, np.zeros(kernel.shape[3], "float32"), tuple(notes))
     scale, std, mean = (np.asarray(v, "float64") for v in (source.scale, source.std, source.mean))
     # Rows: channels of the source; columns: ours. Its pixel is the mixture of our x + own mean.
@@ -66,7 +75,7 @@ def fold(kernel: np.ndarray, source: Convention | None, own: Convention) -> Fold
         few, many = ("3 channels", "1") if own.order == "gray" else ("1 channel", "3")
         how = "summed" if own.order == "gray" else "spread as a gray picture is made of colours"
         notes.append(f"first convolution: weights for {few} into {many}, {how}")
-    notes.append(f"first convolution: made for {describe(source)}, folded for {describe(own)}")
+    notes.append(f"first convolution: {made}, folded for {describe(own)}")
     if np.abs(neutral * std / scale).max() > NEGLIGIBLE:
         notes.append("features differ at the picture's border: the zeros around it stand for another colour here")
     return Folded(folded.astype("float32"), constant.astype("float32"), tuple(notes))

@@ -124,7 +124,7 @@ def _folded(
     fits = kernel.ndim == 4 and (*kernel.shape[:2], wanted[2], kernel.shape[3]) == wanted
     if not fits or [value.shape for value in bias] != wanted_bias:
         return file.layers, None, ()
-    folded = fold(kernel, file.convention, own)
+    folded = fold(kernel, file.convention, own, file.assumed)
     layers = {**file.layers, stem: (folded.kernel, *(value + folded.constant for value in bias))}
     shifted = not bias and norm in present and folded.constant.any()
     return layers, folded.constant if shifted else None, folded.notes

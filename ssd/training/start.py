@@ -95,7 +95,7 @@ def _initial(spec: Experiment, path: str, weights_input: str | None, initial_epo
         path = str(fetch(spec.network))
     file = read_weights(path, spec.network)
     if weights_input:
-        file = dataclasses.replace(file, convention=CONVENTIONS[weights_input])
+        file = dataclasses.replace(file, convention=CONVENTIONS[weights_input], assumed="")
     if initial_epoch > 1:
         say(f"going on after epoch {initial_epoch - 1} with the weights of {path}; the optimizer starts afresh")
     return Start(Progress(epoch=initial_epoch - 1), path, weights=file, pixels=input_convention(spec))

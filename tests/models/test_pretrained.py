@@ -26,6 +26,7 @@ from ssd.models.widths import layer_arrays, with_widths
 
 BGR = CONVENTIONS["caffe"]
 GRAY = Convention("gray", 1.0, (117.3786,), (1.0,))
+BGR_TEXT = "BGR minus 103.939, 116.779, 123.68"
 NEUTRAL = Convention("bgr", 1.0, (127.5, 127.5, 127.5), (1.0, 1.0, 1.0))
 
 
@@ -85,11 +86,34 @@ def test_any_convention_folds(scale, order, mean, std, own_mean, picture):
 
 def test_equal_conventions_change_no_bit():
     kernel = random_kernel(3)
-    for source in (None, BGR, Convention("bgr", 1.0, BGR.mean, BGR.std)):
-        folded = fold(kernel, source, BGR)
+    for source, assumed, told in (
+        (BGR, "", ()),
+        (Convention("bgr", 1.0, BGR.mean, BGR.std), "", ()),
+        (None, "", (f"the file does not say what its pixels were: {BGR_TEXT} is assumed (--weights_input)",)),
+        (
+            BGR,
+            "as X's are",
+            (f"first convolution: taken to be made for {BGR_TEXT}, as X's are (--weights_input says otherwise)",),
+        ),
+    ):
+        folded = fold(kernel, source, BGR, assumed)
         assert folded.kernel is kernel
         assert not folded.constant.any()
-        assert folded.notes == ()
+        assert folded.notes == told
+
+
+def test_who_says_what_the_pixels_were_is_told():
+    made = "made for RGB x 0.003922 minus 0.485, 0.456, 0.406 over 0.229, 0.224, 0.225"
+    kernel, torch = random_kernel(3), CONVENTIONS["torch"]
+    assert fold(kernel, torch, BGR).notes[0] == f"first convolution: {made}, folded for {BGR_TEXT}"
+    assert fold(kernel, torch, BGR, "as torchvision's are").notes[0] == (
+        f"first convolution: taken to be {made}, as torchvision's are (--weights_input says otherwise), "
+        f"folded for {BGR_TEXT}"
+    )
+    notes = fold(kernel, None, NEUTRAL).notes
+    assert notes == (
+        "the file does not say what its pixels were: BGR minus 127.5, 127.5, 127.5 is assumed (--weights_input)",
+    )
 
 
 def test_the_border_agrees_where_the_source_s_zero_is_our_mean(picture):

@@ -110,7 +110,7 @@ def test_a_classifier_gives_its_backbone(tao_files, tmp_path, network):
     file = read_weights(tao_files.write(tmp_path / "m.hdf5", layers), network())
     assert_same_layers(file.layers, layers[:-1])
     assert file.unused == ("predictions_1/kernel:0", "predictions_1/bias:0")
-    assert file.convention == CONVENTIONS["caffe"]
+    assert (file.convention, file.assumed) == (CONVENTIONS["caffe"], "as TAO's classifiers are")
     gray = tao_files.write(tmp_path / "g.hdf5", tao_files.resnet10(heads=None, channels=1))
     assert read_weights(gray, network()).convention.order == "gray"
 

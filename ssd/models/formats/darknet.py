@@ -111,6 +111,7 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
         convention=CONVENTIONS["darknet"],
         unused=(f"{rest} values behind the backbone ({_rest(rest)})",) if rest else (),
         notes=notes,
+        assumed="as Darknet's are",
     )
 
 

@@ -10,10 +10,8 @@ from ssd.errors import ModelError
 from ssd.models.formats.hdf5 import layers_of
 from ssd.models.formats.keras_networks import SOURCES
 from ssd.models.formats.source import check_network, convert, identify
-from ssd.models.formats.weight_file import Convention, WeightFile
+from ssd.models.formats.weight_file import CONVENTIONS, Convention, WeightFile
 from ssd.spec.config import Network
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def read(path: str | os.PathLike, network: Network) -> WeightFile:
@@ -33,27 +31,31 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
             hint=f"known of Keras Applications: {known}",
         )
     check_network(source, network, path)
+    assumed = "as Keras Applications' are"
     if source.arch == "efficientnet_b0":
-        source = dataclasses.replace(source, convention=_normalization(layers))
+        normalizations = [arrays for name, arrays in layers.items() if re.fullmatch(r"normalization(_\d+)?", name)]
+        if normalizations:
+            source, assumed = dataclasses.replace(source, convention=_convention(normalizations)), ""
+        else:
+            assumed = "since the file has no normalization layer"
 
     def read_layer(layer: str, _depthwise: bool) -> tuple[np.ndarray, ...]:
         return layers[layer]
 
-    return convert(source, layers, read_layer, path)
+    return dataclasses.replace(convert(source, layers, read_layer, path), assumed=assumed)
 
 
-def _normalization(layers: dict[str, tuple[np.ndarray, ...]]) -> Convention | None:
+def _convention(normalizations: list[tuple[np.ndarray, ...]]) -> Convention | None:
     """What EfficientNet's own first layers do to RGB pixels: 1/255, then the file's Normalization.
 
     In the published weights the standard deviations stand where variances belong; Keras makes up for it by a layer
-    that divides by their root once more, and such a layer has no weights to find.
+    that divides by their root once more, and such a layer has no weights to find. None where they make no sense.
     """
-    found = [arrays for name, arrays in layers.items() if re.fullmatch(r"normalization(_\d+)?", name)]
-    if len(found) != 1 or len(found[0]) < 2 or found[0][0].size != found[0][1].size:
+    if len(normalizations) != 1 or len(normalizations[0]) < 2 or normalizations[0][0].size != normalizations[0][1].size:
         return None
-    mean, variance = (np.asarray(array, "float64").ravel() for array in found[0][:2])
+    mean, variance = (np.asarray(array, "float64").ravel() for array in normalizations[0][:2])
     std = np.sqrt(variance)
-    if np.allclose(variance, IMAGENET_STD, rtol=1e-3):
+    if np.allclose(variance, CONVENTIONS["torch"].std, rtol=1e-3):
         std = variance
     if not np.isfinite(mean).all() or not (std > 0).all():
         return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ssd.errors import ModelError
 from ssd.models.backbones import backbone
 from ssd.models.formats import tao_groups as groups
-from ssd.models.formats.weight_file import IMAGENET, Convention, WeightFile
+from ssd.models.formats.weight_file import CUSTOMARY, Convention, WeightFile
 from ssd.spec.config import Network
 
 DETECTOR_PARTS = ("ssd_", "dssd_")
@@ -112,14 +112,22 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
         notes = (
             f"from quantisation-aware training: {scales} scales are left out, and activations do not end at 6 here",
         )
-    return WeightFile(kind, layers, _convention(layers, family, known), tuple(unused), notes, prunable=True)
+    return WeightFile(
+        kind,
+        layers,
+        _convention(layers, family, known),
+        tuple(unused),
+        notes,
+        prunable=True,
+        assumed="as TAO's classifiers are",
+    )
 
 
 def _convention(layers: dict, family, known: Facts) -> Convention | None:
     """A detector's input is in its spec; its classification networks take what Caffe's took."""
     if known.detector or family.stem[0] not in layers:
         return None
-    return IMAGENET.get(layers[family.stem[0]][0].shape[2])
+    return CUSTOMARY.get(layers[family.stem[0]][0].shape[2])
 
 
 def _facts(names: list[str], layers: list[dict]) -> Facts:

@@ -1,5 +1,6 @@
 """State dicts of torchvision and timm classifiers, as `.safetensors`. Nothing here needs PyTorch."""
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from ssd.spec.config import Network
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy has no bfloat16: its bits
 # What training wrappers put in front of every name.
 PREFIX = re.compile(r"^((module|model|_orig_mod|backbone|encoder|net|network|state_dict|body|trunk)\.)+")
-PARTS = ("weight", "bias", "running_mean", "running_var")  # a layer's tensors, in our order
+TENSORS = ("weight", "bias", "running_mean", "running_var")  # a layer's tensors, in our order
 DETECTOR = re.compile(
     r"(^|\.)(loc|conf|loc_layers|cl_layers|classification_head\w*|regression_head\w*|rpn|roi_heads)\."
 )
@@ -41,19 +42,20 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
 
     def read_layer(layer: str, depthwise: bool) -> tuple[np.ndarray, ...]:
         parts = layers[layer]
-        if "weight" not in parts or not set(parts) <= set(PARTS):
+        if "weight" not in parts or not set(parts) <= set(TENSORS):
             raise ModelError(
-                f"{layer} has the tensors {', '.join(parts)}, allowed: {', '.join(PARTS)}",
+                f"{layer} has the tensors {', '.join(parts)}, allowed: {', '.join(TENSORS)}",
                 where=str(path),
                 hint="quantised and parametrised modules are not read: save the plain float state dict",
             )
-        arrays = [parts[part] for part in PARTS if part in parts]
+        arrays = [parts[part] for part in TENSORS if part in parts]
         if arrays[0].ndim == 4:
             # OIHW to HWIO; a depthwise kernel is (C,1,kh,kw) there and (kh,kw,C,1) here.
             arrays[0] = np.ascontiguousarray(arrays[0].transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0)))
         return tuple(arrays)
 
-    return convert(source, layers, read_layer, path)
+    collection = source.name.rpartition(" ")[0]
+    return dataclasses.replace(convert(source, layers, read_layer, path), assumed=f"as {collection}'s are")
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:

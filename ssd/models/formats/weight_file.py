@@ -30,7 +30,7 @@ CONVENTIONS = {
     "raw": Convention("rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 # What detectors and TAO's classifiers are given where nobody says otherwise, by number of channels.
-IMAGENET = {3: CONVENTIONS["caffe"], 1: Convention("gray", 1.0, (117.3786,), (1.0,))}
+CUSTOMARY = {3: CONVENTIONS["caffe"], 1: Convention("gray", 1.0, (117.3786,), (1.0,))}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class WeightFile:
         notes: what differs from the public network and what that means, a line each.
         reasons: our layer name -> why the file has nothing for it, where known.
         prunable: kernels with fewer filters than the network's table says are those of a pruned network.
+        assumed: whose convention it is, where neither the file nor a user says it: "as torchvision's are".
     """
 
     kind: str
@@ -55,3 +56,4 @@ class WeightFile:
     notes: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     prunable: bool = False
+    assumed: str = ""

@@ -60,6 +60,7 @@ def test_every_tensor_comes_back(depth, version, tmp_path, read, backbone_model)
     convolutions = [layer for layer in model.layers if hasattr(layer, "kernel")]
     assert set(file.layers) == {layer.name for layer in model.layers if layer.weights}
     assert not file.unused and not file.reasons
+    assert file.assumed == "as Darknet's are"
     # A unit's convolutions follow each other in our model as they do in Darknet's.
     assert len(convolutions) == len(written)
     x = np.linspace(-3, 3, 5)[:, None]

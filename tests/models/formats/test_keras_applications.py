@@ -19,6 +19,7 @@ from ssd.errors import ModelError
 from ssd.models.formats import keras_applications
 from ssd.models.formats.keras_networks import SOURCES
 from ssd.models.formats.source import Row
+from ssd.models.formats.weight_file import CONVENTIONS
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "weights" / "mobilenet_1_0_224_tf.h5"
 CAFFE = (103.939, 116.779, 123.68)
@@ -147,7 +148,7 @@ def test_mobilenet_v2_as_it_is(tmp_path, features, close, picture):
 
 
 @pytest.mark.parametrize("published", [False, True])
-def test_efficientnet_b0_as_it_is(published, tmp_path, monkeypatch, features, close, picture):
+def test_efficientnet_b0_as_it_is(published, tmp_path, monkeypatch, features, close, picture, network):
     """The published file holds deviations where variances belong, and Keras makes up for it: so do we."""
     pytest.importorskip("tensorflow")  # Keras' own Normalization needs it, on every backend
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -165,6 +166,14 @@ def test_efficientnet_b0_as_it_is(published, tmp_path, monkeypatch, features, cl
     image = picture(64)
     names = ["block4a_expand_activation", "block6a_expand_activation", "top_activation"]
     close(features(path, "efficientnet_b0", None, image, 255 * mean[::-1]), run(model, names, image))
+    if not published:
+        return
+    config = network(arch="efficientnet_b0", nlayers=None)
+    assert keras_applications.read(path, config).assumed == ""  # the file says it
+    with h5py.File(path, "a") as file:
+        file.attrs["layer_names"] = [name for name in file.attrs["layer_names"] if "normalization" not in str(name)]
+    bare = keras_applications.read(path, config)
+    assert (bare.convention, bare.assumed) == (CONVENTIONS["raw"], "since the file has no normalization layer")
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)

@@ -212,6 +212,7 @@ def test_every_network_is_told_from_the_others(source, tmp_path, network):
     path = stored({**made(source), "fc.weight": np.ones((3, 4), "float32")}, tmp_path)
     file = torch_state.read(path, network(arch=source.arch, nlayers=source.nlayers))
     assert file.kind == source.name
+    assert file.assumed == f"as {source.name.rpartition(' ')[0]}'s are"
     assert file.unused == ("fc",)
     assert not file.reasons
     with pytest.raises(ModelError, match=f"the file is a {source.name}, the spec says resnet10"):
