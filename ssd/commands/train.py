@@ -1,6 +1,7 @@
 """`ssd train`: a detector from an experiment spec."""
 
 import argparse
+from pathlib import Path
 
 from ssd.commands.flags import key_fault
 from ssd.console import say, warn
@@ -94,13 +95,12 @@ def _check_flags(args: argparse.Namespace) -> None:
                 hint="leave out one of the two",
             )
         )
-    if args.weights_input and (args.resume or args.initial_epoch > 1):
-        problems.append(
-            InputError(
-                "--weights_input is for the initial weights of a new run; one that goes on has its input in the spec",
-                hint="leave it out",
-            )
-        )
+    # Looked at before anything slow is imported; the run looks again, and closer.
+    weights = args.resume_model_weights
+    if weights and weights != "imagenet" and not Path(weights).expanduser().exists():
+        problems.append(InputError("no such model file", where=f"-m {weights}"))
+    if Path(args.results_dir).expanduser().is_file():
+        problems.append(InputError(f"-r/--results_dir {args.results_dir}: this is a file, a folder is needed"))
     raise_all(problems)
     if args.use_multiprocessing:
         warn("--use_multiprocessing has no effect: images are loaded by threads")
@@ -110,6 +110,10 @@ def _check_spec(args: argparse.Namespace, spec) -> None:
     kind = "dssd" if spec.network.dssd else "ssd"
     if args.arch and args.arch != kind:
         raise InputError(f"--arch {args.arch}: the spec has {kind}_config", where=args.experiment_spec_file)
+    training = spec.training
+    if args.weights_input and not (args.resume_model_weights or training.pretrain_model_path):
+        if not (training.pruned_model_path or training.resume_model_path):
+            raise InputError(f"--weights_input {args.weights_input} needs weights: -m FILE")
     if spec.training.enable_qat:
         raise InputError(
             "training_config.enable_qat: quantization-aware training is not available in this version",

@@ -53,6 +53,12 @@ def find_start(
         InputError, ModelError: nothing there to begin from, or it does not fit.
     """
     training = spec.training
+    goes_on = resume or initial_epoch > 1 or (weights is None and training.resume_model_path)
+    if weights_input and goes_on:
+        raise InputError(
+            "--weights_input is for the initial weights of a new run; one that goes on has its input in the spec",
+            hint="leave it out",
+        )
     if resume:
         path, artifact, progress = checkpoints.newest()
         return _resumed(spec, str(path), artifact, progress)

@@ -112,6 +112,7 @@ def test_bad_weights_end_with_one_line_before_anything_is_written(tao_model, spe
     pickled = tmp_path / "weights.pth"
     pickled.write_bytes(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
     classes = [('target_class_mapping { key: "star" value: "star" }', "")]
+    resuming = [("num_epochs: 1", f'num_epochs: 2 resume_model_path: "{tao_model}"')]
     for changes, flags, message in (
         ((), ["-m", str(text)], "a text file, not a model file"),
         ((), ["-m", str(pickled)], "a pickled PyTorch model"),
@@ -119,6 +120,12 @@ def test_bad_weights_end_with_one_line_before_anything_is_written(tao_model, spe
         ((("nlayers: 10", "nlayers: 18"),), ["-m", str(tao_model)], "the file is a resnet10, the spec says resnet18"),
         ((), ["--weights_input", "tf"], "--weights_input tf needs weights: -m FILE"),
         ((), ["--weights_input", "tf", "--resume"], "--weights_input is for the initial weights of a new run"),
+        (resuming, ["--weights_input", "tf"], "--weights_input is for the initial weights of a new run"),
+        (
+            (),
+            ["-m", str(tao_model), "--weights_input", "tf", "--initial_epoch", "2"],
+            "--weights_input is for the init",
+        ),
         (classes, ["-m", str(tao_model), "--initial_epoch", "2"], "the run cannot go on after epoch 1: 6 layers"),
     ):
         results = tmp_path / "results"
