@@ -13,6 +13,7 @@ from ssd.errors import ModelError
 from ssd.models.backbones.darknet import STAGES_19, STAGES_53
 from ssd.models.formats import topology
 from ssd.models.formats.batch_norm import EPSILON
+from ssd.models.formats.darknet_header import header_length
 from ssd.models.formats.source import spec_name
 from ssd.models.formats.weight_file import CONVENTIONS, WeightFile
 from ssd.spec.config import Network
@@ -57,19 +58,6 @@ NETWORKS = {19: tuple(_darknet19()), 53: tuple(_darknet53())}
 SIZES = {depth: sum(convolution.values for convolution in network) for depth, network in NETWORKS.items()}
 
 
-def _header_bytes(start: bytes) -> int | None:
-    """Length of the header that a file starts with; None when it is no Darknet header.
-
-    major, minor, revision as int32, then the count of images seen: int64 since version 0.2, int32 before.
-    """
-    if len(start) < 16:
-        return None
-    major, minor, revision = (int(number) for number in np.frombuffer(start, "<i4", 3))
-    if not (0 <= major <= 1 and 0 <= minor <= 9 and 0 <= revision <= 9):
-        return None
-    return 20 if 10 * major + minor >= 2 else 16
-
-
 def read(path: str | os.PathLike, network: Network) -> WeightFile:
     """The backbone of a classifier's or detector's `.weights`, or of a partial file such as darknet53.conv.74.
 
@@ -92,6 +80,12 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
         raise ModelError(
             f"has {len(values)} values, darknet{network.nlayers} needs {needed}: truncated, or of another network",
             where=str(path),
+        )
+    if not values[: NETWORKS[network.nlayers][0].values].any():
+        raise ModelError(
+            "the values of its first convolution are all zero: no trained network",
+            where=str(path),
+            hint="the file is damaged, or its download went wrong: fetch it again",
         )
     layers = {}
     factor = 1.0
@@ -120,7 +114,7 @@ def _values(path) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    header = _header_bytes(data[:20])
+    header = header_length(data[:20])
     if header is None:
         raise ModelError("does not start as Darknet's .weights do", where=str(path))
     if (len(data) - header) % 4:

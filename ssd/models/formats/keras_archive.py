@@ -4,7 +4,6 @@ import os
 
 from ssd.errors import ModelError
 from ssd.models.checkpoint import load_model
-from ssd.models.formats.finite import as_float32
 from ssd.models.formats.weight_file import Convention, WeightFile
 from ssd.spec import experiment_from_text
 from ssd.spec.config import Experiment, Network
@@ -25,11 +24,7 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
             where=str(path),
             hint="check arch and nlayers",
         )
-    layers = {
-        layer.name: tuple(as_float32(value, f"of layer {layer.name}") for value in layer.get_weights())
-        for layer in artifact.model.layers
-        if layer.weights
-    }
+    layers = {layer.name: tuple(layer.get_weights()) for layer in artifact.model.layers if layer.weights}
     kind = f"{'dssd' if spec.network.dssd else 'ssd'} {spec.network.name} for {', '.join(spec.classes)}"
     return WeightFile(kind, layers, input_convention(spec), prunable=True)
 

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from ssd.errors import ModelError
+from ssd.models.formats.darknet_header import header_length
 
 KERAS, HDF5, SAFETENSORS, DARKNET = "keras", "hdf5", "safetensors", "darknet"
 HEAD = 512  # bytes that are looked at
@@ -113,13 +114,9 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 
 
 def _is_darknet(head: bytes, size: int) -> bool:
-    """Three small int32, a version; a counter of images; float32 to the end."""
-    if len(head) < 20:
-        return False
-    major, minor, revision = struct.unpack("<3i", head[:12])
-    if not (major == 0 and 0 <= minor <= 9 and 0 <= revision <= 99):
-        return False
-    return (size - (20 if minor >= 2 else 16)) % 4 == 0
+    """A header, then float32 to the end."""
+    header = header_length(head)
+    return header is not None and (size - header) % 4 == 0
 
 
 def _is_text(head: bytes) -> bool:

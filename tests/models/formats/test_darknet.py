@@ -7,6 +7,7 @@ import pytest
 
 from ssd.errors import ModelError
 from ssd.models.formats import darknet
+from ssd.models.formats.recognise import recognise
 
 # (filters, kernel size), as in darknet19.cfg and darknet53.cfg
 DARKNET19 = [(32, 3), (64, 3), (128, 3), (64, 1), (128, 3), (256, 3), (128, 1), (256, 3), (512, 3), (256, 1), (512, 3)]
@@ -102,6 +103,31 @@ def test_what_does_not_fit_is_told(options, depth, told, tmp_path, read):
     write(tmp_path / "net.weights", **options)
     with pytest.raises(ModelError, match=told):
         read(tmp_path / "net.weights", depth)
+
+
+@pytest.mark.parametrize(
+    "version", [(0, 1, 0), (0, 2, 0), (0, 2, 5), (0, 2, 10), (1, 0, 0), (2, 0, 0), (0, 10, 0), (0, 2, -1)]
+)
+def test_what_is_recognised_is_read(version, tmp_path, network):
+    """Whether a file starts as Darknet's do is one question with one answer."""
+    known = version[0] < 2 and version[1] < 10 and version[2] >= 0
+    path = tmp_path / "net.weights"
+    write(path, 19, version)
+    if known:
+        assert recognise(path) == "darknet"
+        assert darknet.read(path, network(arch="darknet", nlayers=19)).layers
+        return
+    with pytest.raises(ModelError, match="no known kind"):
+        recognise(path)
+    with pytest.raises(ModelError, match="does not start as"):
+        darknet.read(path, network(arch="darknet", nlayers=19))
+
+
+def test_a_file_without_content_is_refused(tmp_path, read):
+    path = tmp_path / "net.weights"
+    path.write_bytes(bytes(20 + 4 * darknet.SIZES[19]))
+    with pytest.raises(ModelError, match="first convolution are all zero"):
+        read(path, 19)
 
 
 def test_damaged_files_and_other_architectures(tmp_path, read):
