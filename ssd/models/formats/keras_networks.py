@@ -88,12 +88,13 @@ def efficientnet_b0():
     yield Row("top_conv", "top_conv", "top_bn", "top_bn")
 
 
-def _source(name, arch, nlayers, rows, probe, notes, *, epsilon, convention, ignored=HEADS):
+def _source(name, arch, nlayers, rows, stem, probe, notes, *, epsilon, convention, ignored=HEADS):
     return Source(
         f"Keras Applications {name}",
         arch,
         nlayers,
         tuple(rows),
+        stem,
         probe,
         CONVENTIONS[convention],
         epsilon,
@@ -109,6 +110,7 @@ SOURCES = (
             "vgg",
             depth,
             vgg_rows(depth),
+            (3, 64),
             ("block5_conv1", (3, 3, 512, 512)),
             topology.VGG + topology.NO_BATCH_NORM,
             epsilon=1e-3,
@@ -122,6 +124,7 @@ SOURCES = (
             "resnet",
             depth,
             resnet_rows(depth),
+            (7, 64),
             ("conv5_block3_2_conv", (3, 3, 512, 512)),
             topology.RESNET,
             epsilon=1.001e-5,
@@ -134,6 +137,7 @@ SOURCES = (
         "resnet",
         50,
         resnet50_of_keras_1(),
+        (7, 64),
         ("res5c_branch2b", (3, 3, 512, 512)),
         topology.RESNET,
         epsilon=1e-3,
@@ -144,6 +148,7 @@ SOURCES = (
         "mobilenet_v1",
         None,
         mobilenet_v1(),
+        (3, 32),
         ("conv_pw_11", (1, 1, 512, 512)),
         topology.MOBILENET_V1 + topology.TENSORFLOW_PADDING,
         epsilon=1e-3,
@@ -155,6 +160,7 @@ SOURCES = (
         "mobilenet_v2",
         None,
         mobilenet_v2(),
+        (3, 32),
         ("block_12_project", (1, 1, 576, 96)),
         topology.MOBILENET_V2 + topology.TENSORFLOW_PADDING,
         epsilon=1e-3,
@@ -166,6 +172,7 @@ SOURCES = (
         "efficientnet_b0",
         None,
         efficientnet_b0(),
+        (3, 32),
         ("top_conv", (1, 1, 320, 1280)),
         (),
         epsilon=1e-3,

@@ -53,7 +53,8 @@ class Source:
     Args:
         name: for messages: "torchvision resnet18".
         arch: the spec's `arch` that it serves, and `nlayers`.
-        rows: its layers in ours.
+        rows: its layers in ours; the first one sees the pixels.
+        stem: size and filters of the first one's kernel.
         probe: a layer of it, and the shape of its kernel, HWIO: wider and grouped variants share names, not shapes.
         convention: what it expects of pixels; None where the file does not tell.
         epsilon: of its BN.
@@ -65,6 +66,7 @@ class Source:
     arch: str
     nlayers: int | None
     rows: tuple[Row | Identity, ...]
+    stem: tuple[int, int]
     probe: tuple[str, tuple[int, int, int, int]]
     convention: Convention | None
     epsilon: float
@@ -113,8 +115,10 @@ def convert(
         read: (name, depthwise) -> a layer's arrays: HWIO kernel and perhaps bias, or the four of a BN.
 
     Raises:
-        ModelError: arrays that cannot be what their names say.
+        ModelError: arrays that cannot be what their names say, or a variant of the network with another stem, width
+            or units.
     """
+    check_variant(source, names, read, path)
     layers, reasons = {}, {}
     for row in source.rows:
         if isinstance(row, Identity):
@@ -135,8 +139,60 @@ def convert(
         layers=layers,
         convention=source.convention if usual else None,
         unused=tuple(name for name in names if name not in source.layers),
-        notes=source.notes,
+        notes=source.notes + _left_out(source, names),
         reasons=reasons,
+    )
+
+
+def check_variant(source: Source, names: Collection[str], read, path) -> None:
+    """Raises ModelError for a file with most of the layer names of `source` that is of another network all the same."""
+    probe, wanted = source.probe
+    if probe in names and (found := read(probe, False)[0].shape) != wanted:
+        raise _variant(source, f"{probe} has a kernel of {_shape(found)}, not {_shape(wanted)}: wider or grouped", path)
+    stem, (size, filters) = source.rows[0].source, source.stem
+    if stem not in names:
+        raise _variant(source, f"with another stem: the file has no {stem}", path)
+    found = read(stem, False)[0].shape
+    # The channels are free: somebody may have trained on gray pictures. What is no kernel is told later.
+    if len(found) == 4 and (*found[:2], found[3]) != (size, size, filters):
+        raise _variant(
+            source, f"with another stem: {stem} is {_shape(found)}, not {_shape((size, size, 3, filters))}", path
+        )
+    if probe not in names:
+        raise _variant(source, f"with other units: the file has no {probe}", path)
+    extra = _extra(source, names)
+    for layer in (row.source for row in source.rows if isinstance(row, Row)):
+        unit = layer.rpartition(".")[0]
+        if layer not in names and unit and (instead := [name for name in extra if name.startswith(f"{unit}.")]):
+            raise _variant(source, f"with another {unit}: {instead[0]} stands there, {layer} does not", path)
+
+
+def _variant(source: Source, how: str, path) -> ModelError:
+    return ModelError(
+        f"a variant of {source.name}, {how}", where=str(path), hint="bring the weights of the public network itself"
+    )
+
+
+def _extra(source: Source, names: Collection[str]) -> list[str]:
+    """Layers of the file that stand among those of the network, but are none of its own."""
+    places = {_place(name) for name in source.layers}
+    others = [name for name in names if name not in source.layers and not re.match(source.ignored, name)]
+    return [name for name in others if _place(name) in places]
+
+
+def _place(name: str) -> str:
+    """The outermost module of a layer: layer1 of `layer1.0.conv1`, conv2 of `conv2_block1_1_conv`."""
+    return re.split(r"[._]", name, maxsplit=1)[0]
+
+
+def _left_out(source: Source, names: Collection[str]) -> tuple[str, ...]:
+    extra = _extra(source, names)
+    if not extra:
+        return ()
+    shown = ", ".join(extra[:3]) + (f" and {len(extra) - 3} more" if len(extra) > 3 else "")
+    return (
+        f"a variant of {source.name}: {shown} stand inside the file's backbone (attention, say) and are left out here: "
+        "the same kernels, not the same function",
     )
 
 
@@ -145,12 +201,6 @@ def _convert_row(row: Row, source: Source, names, read, path, layers: dict, reas
     filters = kernel.shape[2 if row.depthwise else -1] if kernel.ndim == 4 else 0
     if not filters or len(biases) > 1 or (row.depthwise and kernel.shape[3] != 1):
         raise ModelError(f"{row.source} has the shape {kernel.shape}: no kernel of a convolution", where=str(path))
-    if row.source == source.probe[0] and kernel.shape != source.probe[1]:
-        raise ModelError(
-            f"the layer names are those of {source.name}, but {row.source} has a kernel of {_shape(kernel)}, "
-            f"not {'x'.join(map(str, source.probe[1]))}: a wider, narrower or grouped variant",
-            where=str(path),
-        )
     check(row.source, [kernel, *biases], path, filters)
     if row.size and kernel.shape[0] < row.size:
         before = (row.size - kernel.shape[0]) // 2
@@ -188,5 +238,5 @@ def check(name: str, arrays, path, filters: int) -> None:
             raise ModelError(f"{name} holds NaN or infinite values", where=str(path), hint="the file is damaged")
 
 
-def _shape(array: np.ndarray) -> str:
-    return "x".join(map(str, array.shape))
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

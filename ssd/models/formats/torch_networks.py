@@ -152,8 +152,8 @@ def darknet53_timm():
                 yield Row(ours, f"{theirs}.conv", f"{ours}_bn", f"{theirs}.bn")
 
 
-def _source(name, arch, nlayers, rows, probe, notes, *, ignored=HEADS, epsilon=TORCH_EPSILON, convention="torch"):
-    return Source(name, arch, nlayers, tuple(rows), probe, CONVENTIONS[convention], epsilon, ignored, notes)
+def _source(name, arch, nlayers, rows, stem, probe, notes, *, ignored=HEADS, epsilon=TORCH_EPSILON, convention="torch"):
+    return Source(name, arch, nlayers, tuple(rows), stem, probe, CONVENTIONS[convention], epsilon, ignored, notes)
 
 
 SOURCES = (
@@ -163,6 +163,7 @@ SOURCES = (
             "resnet",
             depth,
             resnet_rows(depth),
+            (7, 64),
             (f"layer4.{resnet.UNITS[depth][-1] - 1}.conv2", (3, 3, 512, 512)),
             topology.RESNET + (topology.STRIDE_IN_3X3 if depth >= 50 else ()),
         )
@@ -174,6 +175,7 @@ SOURCES = (
             "vgg",
             depth,
             vgg_rows(depth, batch_norm),
+            (3, 64),
             (f"features.{5 + 2 * batch_norm}", (3, 3, 64, 128)),
             topology.VGG + (() if batch_norm else topology.NO_BATCH_NORM),
         )
@@ -185,6 +187,7 @@ SOURCES = (
         "googlenet",
         None,
         googlenet(),
+        (7, 64),
         ("inception5b.branch2.1.conv", (3, 3, 192, 384)),
         topology.GOOGLENET,
         ignored=rf"{HEADS}|aux\d\.",
@@ -197,6 +200,7 @@ SOURCES = (
         "squeezenet",
         None,
         squeezenet(),
+        (7, 96),
         ("features.12.expand3x3", (3, 3, 64, 256)),
         topology.SQUEEZENET,
     ),
@@ -205,6 +209,7 @@ SOURCES = (
         "mobilenet_v2",
         None,
         mobilenet_v2_torchvision(),
+        (3, 32),
         ("features.13.conv.2", (1, 1, 576, 96)),
         topology.MOBILENET_V2,
         ignored=rf"{HEADS}|features\.1[4-8]\.",
@@ -214,6 +219,7 @@ SOURCES = (
         "mobilenet_v2",
         None,
         mobilenet_v2_timm(),
+        (3, 32),
         ("blocks.4.2.conv_pwl", (1, 1, 576, 96)),
         topology.MOBILENET_V2,
         ignored=rf"{HEADS}|blocks\.[56]\.|conv_head$|bn2$",
@@ -223,6 +229,7 @@ SOURCES = (
         "efficientnet_b0",
         None,
         efficientnet_b0_torchvision(),
+        (3, 32),
         ("features.8.0", (1, 1, 320, 1280)),
         topology.TORCH_PADDING,
     ),
@@ -231,6 +238,7 @@ SOURCES = (
         "efficientnet_b0",
         None,
         efficientnet_b0_timm(),
+        (3, 32),
         ("conv_head", (1, 1, 320, 1280)),
         (*topology.TORCH_PADDING, "read as timm's own efficientnet_b0: its tf_ variants have another BN epsilon, 1e-3"),
     ),
@@ -239,6 +247,7 @@ SOURCES = (
         "darknet",
         53,
         darknet53_timm(),
+        (3, 32),
         ("stages.4.conv_down.conv", (3, 3, 512, 1024)),
         topology.TIMM_LEAKY,
     ),

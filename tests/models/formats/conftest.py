@@ -1,7 +1,19 @@
 """Backbones by themselves, and weights loaded into them as a training would."""
 
+from importlib import util
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session")
+def state_dicts():
+    """The state dicts of the module beside this one, by name; tests are no packages, so it has to be found."""
+    spec = util.spec_from_file_location("state_dicts", Path(__file__).with_name("state_dicts.py"))
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.BUILDERS
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ The modules have torchvision's parameter names and the original toolkit's stride
 what is compared, from an RGB picture by ImageNet's mean and deviation.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -181,13 +182,19 @@ def test_other_precisions(kind, zoo, tmp_path, network):
 
 
 def made(source):
-    """A state dict with the names of `source` and kernels that are too small: for what needs names alone."""
+    """A state dict with the names of `source`, most kernels too small: for what is wrong with a file.
+
+    Whether these names are the public ones is for `state_dicts` to say, which know nothing of `source`.
+    """
     rng = np.random.default_rng(0)
     tensors = {}
     for row in source.rows:
         if not isinstance(row, Row):
             continue
-        shape = (4, 1 if row.depthwise else 3 if row is source.rows[0] else 4, 3, 3)
+        shape = (4, 1 if row.depthwise else 4, 3, 3)
+        if row is source.rows[0]:
+            size, filters = source.stem
+            shape = (filters, 3, size, size)
         if row.source == source.probe[0]:
             h, w, i, o = source.probe[1]
             shape = (o, i, h, w)
@@ -207,16 +214,102 @@ def stored(tensors, tmp_path):
     return tmp_path / "net.safetensors"
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_every_network_is_told_from_the_others(source, tmp_path, network):
-    path = stored({**made(source), "fc.weight": np.ones((3, 4), "float32")}, tmp_path)
-    file = torch_state.read(path, network(arch=source.arch, nlayers=source.nlayers))
-    assert file.kind == source.name
-    assert file.assumed == f"as {source.name.rpartition(' ')[0]}'s are"
-    assert file.unused == ("fc",)
+# state dict: what the file is taken for, the spec's network, the prefixes of what has no place in it
+PUBLIC = {
+    "resnet18": ("torchvision or timm resnet18", "resnet", 18, "fc"),
+    "resnet34": ("torchvision or timm resnet34", "resnet", 34, "fc"),
+    "resnet50": ("torchvision or timm resnet50", "resnet", 50, "fc"),
+    "resnet101": ("torchvision or timm resnet101", "resnet", 101, "fc"),
+    "vgg16": ("torchvision or timm vgg16", "vgg", 16, "classifier"),
+    "vgg16_bn": ("torchvision or timm vgg16_bn", "vgg", 16, "classifier"),
+    "vgg19": ("torchvision or timm vgg19", "vgg", 19, "classifier"),
+    "vgg19_bn": ("torchvision or timm vgg19_bn", "vgg", 19, "classifier"),
+    "googlenet": ("torchvision googlenet", "googlenet", None, "fc aux1 aux2"),
+    "efficientnet_b0 of torchvision": ("torchvision efficientnet_b0", "efficientnet_b0", None, "classifier"),
+    "efficientnet_b0 of timm": ("timm efficientnet_b0", "efficientnet_b0", None, "classifier"),
+    "mobilenetv2_100": ("timm mobilenetv2_100", "mobilenet_v2", None, "classifier conv_head bn2 blocks.5 blocks.6"),
+    "darknet53": ("timm darknet53", "darknet", 53, "head"),
+}
+SLOW_TO_BUILD = ("resnet18", "resnet101", "vgg19", "vgg19_bn")
+
+
+@pytest.fixture
+def read_state(state_dicts, monkeypatch, network):
+    """`read_state("resnet50", "resnet", 50)`: the file of a state dict that is too large to write out."""
+
+    def read(name, arch, nlayers):
+        monkeypatch.setattr(torch_state, "read_tensors", lambda _path: state_dicts[name]())
+        return torch_state.read("net.safetensors", network(arch=arch, nlayers=nlayers))
+
+    return read
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_network_is_told_from_the_others(name, read_state):
+    kind, arch, nlayers, ends = PUBLIC[name]
+    with pytest.raises(ModelError, match=f"the file is a {kind}, the spec says resnet10"):
+        read_state(name, "resnet", 10)
+    file = read_state(name, arch, nlayers)
+    assert file.kind == kind
+    assert file.assumed == f"as {kind.rpartition(' ')[0]}'s are"
     assert not file.reasons
-    with pytest.raises(ModelError, match=f"the file is a {source.name}, the spec says resnet10"):
-        torch_state.read(path, network(arch="resnet", nlayers=10))
+    assert not any("left out" in note for note in file.notes)
+    prefixes = tuple(ends.split())
+    assert file.unused
+    assert all(f"{layer}.".startswith(tuple(f"{prefix}." for prefix in prefixes)) for layer in file.unused)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.networks) if n in SLOW_TO_BUILD else n for n in PUBLIC]
+)
+def test_every_network_fills_its_backbone(name, read_state, shapes):
+    _, arch, nlayers, _ = PUBLIC[name]
+    file = read_state(name, arch, nlayers)
+    assert {layer: [array.shape for array in arrays] for layer, arrays in file.layers.items()} == shapes(arch, nlayers)
+
+
+@pytest.fixture(scope="module")
+def shapes(backbone_model):
+    """`shapes("resnet", 18)`: those of every layer of ours that has weights."""
+
+    @functools.cache
+    def of(arch, nlayers):
+        layers = backbone_model(arch, nlayers, 64).layers
+        return {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in layers if layer.weights}
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "name, arch, nlayers, told",
+    [
+        ("resnet34d", "resnet", 34, "a variant of torchvision or timm resnet34, with another stem"),
+        ("resnet50d", "resnet", 50, "a variant of torchvision or timm resnet50, with another stem"),
+        ("darknetaa53", "darknet", 53, "a variant of timm darknet53, with other units"),
+        ("vgg13", "vgg", 16, "no known network"),
+    ],
+)
+def test_variants_are_refused(name, arch, nlayers, told, read_state):
+    with pytest.raises(ModelError, match=told) as caught:
+        read_state(name, arch, nlayers)
+    assert "\n" not in caught.value.message
+
+
+def test_a_variant_with_other_shortcuts_is_refused(state_dicts, monkeypatch, network):
+    """The usual stem, but a pooling before each projection."""
+    state = state_dicts["resnet50d"]()
+    plain = state_dicts["resnet50"]()
+    state = {name: t for name, t in state.items() if not name.startswith("conv1.")}
+    monkeypatch.setattr(torch_state, "read_tensors", lambda _: {**state, "conv1.weight": plain["conv1.weight"]})
+    with pytest.raises(ModelError, match=r"a variant of .* with another layer1\.0\.downsample"):
+        torch_state.read("net.safetensors", network(nlayers=50))
+
+
+def test_attention_that_has_no_place_here_is_told(read_state):
+    file = read_state("ecaresnet50", "resnet", 50)
+    (note,) = (note for note in file.notes if "left out" in note)
+    assert "layer1.0.se.conv, layer1.1.se.conv, layer1.2.se.conv and 13 more" in note
+    assert not file.reasons
 
 
 def test_kernels_of_three_stand_in_the_middle_of_googlenets_five(tmp_path, network):
@@ -250,7 +343,7 @@ def test_pictures_of_another_kind_leave_the_convention_open(tmp_path, network):
     """Somebody's SqueezeNet for gray pictures: ImageNet's RGB mean is not its."""
     source = next(source for source in SOURCES if source.arch == "squeezenet")
     tensors = made(source)
-    tensors["features.0.weight"] = np.ones((4, 1, 3, 3), "float32")
+    tensors["features.0.weight"] = np.ones((96, 1, 7, 7), "float32")
     assert torch_state.read(stored(tensors, tmp_path), network(arch="squeezenet", nlayers=None)).convention is None
 
 
@@ -261,14 +354,18 @@ def changed(**tensors):
 @pytest.mark.parametrize(
     "change, told",
     [
-        (changed(conv1__weight=np.full((4, 4, 3, 3), np.nan, "float32")), "conv1 holds NaN"),
+        (changed(conv1__weight=np.full((64, 3, 7, 7), np.nan, "float32")), "conv1 holds NaN"),
         (changed(conv1__weight=np.ones((4, 4), "float32")), "conv1 has the shape"),
         (changed(conv1__weight=np.ones((4, 4, 3, 3), "int8")), "conv1.weight is stored as I8"),
-        (changed(bn1__weight=np.ones(9, "float32")), "bn1 has 9 values for 4 filters"),
-        (changed(bn1__running_var=-np.ones(4, "float32")), "negative variance"),
+        (changed(bn1__weight=np.ones(9, "float32")), "bn1 has 9 values for 64 filters"),
+        (changed(bn1__running_var=-np.ones(64, "float32")), "negative variance"),
         (changed(conv1__weight_scale=np.ones(4, "float32")), "conv1 has the tensors"),
         (lambda found: {name: t for name, t in found.items() if "running_var" not in name}, "has 3 tensors"),
-        (changed(layer4__1__conv2__weight=np.ones((1024, 1024, 3, 3), "float32")), "a wider, narrower or grouped"),
+        (changed(conv1__weight=np.ones((32, 3, 3, 3), "float32")), "with another stem: conv1 is 3x3x3x32"),
+        (
+            changed(layer4__1__conv2__weight=np.ones((1024, 1024, 3, 3), "float32")),
+            "layer4.1.conv2 has a kernel of 3x3x1024x1024",
+        ),
         (changed(model__conv1__weight=np.ones((4, 4, 3, 3), "float32")), "two tensors are called conv1.weight"),
         (lambda found: {name: t for name, t in found.items() if "layer2" in name}, "no known network"),
         (lambda _: {"vgg.0.weight": np.ones(3, "float32"), "loc.0.weight": np.ones(3, "float32")}, "of a detector"),
@@ -304,11 +401,17 @@ def test_other_depths_of_a_family_are_not_taken_for_a_known_one(tmp_path, networ
 
 
 @pytest.mark.parametrize(
-    "name, arch",
-    [("squeezenet1_0.safetensors", "squeezenet"), ("mobilenet_v2_1.0_224.safetensors", "mobilenet_v2")],
+    "name, arch, theirs, ours",
+    [
+        ("squeezenet1_0.safetensors", "squeezenet", "features.12.expand3x3.weight", "fire9_expand_conv3x3"),
+        ("mobilenet_v2_1.0_224.safetensors", "mobilenet_v2", "features.13.conv.2.weight", "block_12_project"),
+    ],
 )
-def test_real_files_fill_the_backbone(name, arch, features, picture):
+def test_real_files_fill_the_backbone(name, arch, theirs, ours, features, picture, network):
     if not (REAL / name).exists():
         pytest.skip("no public weights at hand")
+    (kernel, *_) = torch_state.read(REAL / name, network(arch=arch, nlayers=None)).layers[ours]
+    stored = safetensors.numpy.load_file(REAL / name)[theirs]
+    assert np.array_equal(kernel, stored.astype("float32").transpose(2, 3, 1, 0))
     maps = features(REAL / name, arch, None, picture(64), (103.939, 116.779, 123.68))
     assert all(np.isfinite(tensor).all() and tensor.std() > 0 for tensor in maps)
