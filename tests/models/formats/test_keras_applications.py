@@ -182,7 +182,11 @@ def test_every_probe_is_a_layer_that_is_read(source):
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="no public weights at hand")
-def test_the_real_mobilenet_fills_the_backbone(features, picture):
+def test_the_real_mobilenet_fills_the_backbone(features, picture, network):
+    layers = keras_applications.read(REAL, network(arch="mobilenet_v1", nlayers=None)).layers
+    with h5py.File(REAL) as stored:
+        assert np.array_equal(layers["conv_pw_11"][0], stored["conv_pw_11/conv_pw_11/kernel:0"])
+        assert np.array_equal(layers["conv_dw_3"][0], stored["conv_dw_3/conv_dw_3/depthwise_kernel:0"])
     maps = features(REAL, "mobilenet_v1", None, picture(33), CAFFE)
     assert all(np.isfinite(tensor).all() and tensor.std() > 0 for tensor in maps)
 
