@@ -117,6 +117,22 @@ def pair_folders(
     return [(os.path.join(image_dir, name), labels.get(os.path.splitext(name)[0])) for name in images]
 
 
+def unread_images(
+    image_dir: str | os.PathLike, pairs: Sequence[tuple[str, str | None]], label_dir: str | os.PathLike
+) -> list[LabelProblem]:
+    """Files beside the images of `pairs` that have a label and are of a type that is not read."""
+    paired = {os.path.basename(image) for image, _ in pairs}
+    stems = {os.path.splitext(name)[0] for name in paired}
+    labels = {stem for stem, extension in map(os.path.splitext, _files(label_dir, "label")) if extension == ".txt"}
+    problems = []
+    for name in sorted(set(_files(image_dir, "image")) - paired):
+        stem, extension = os.path.splitext(name)
+        if stem in labels - stems and name != f"{stem}.txt":
+            detail = f"{extension or 'a file without suffix'} is no type of image that is read here"
+            problems.append(LabelProblem(os.path.join(image_dir, name), None, "other type of image", detail, "image"))
+    return problems
+
+
 def _files(folder: str | os.PathLike, what: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:

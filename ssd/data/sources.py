@@ -192,6 +192,7 @@ def _entries(source: DataSource, dataset: Dataset, purpose: str, findings: Findi
             where=source.label_dir,
             hint="labels are named as their images: 000012.jpg and 000012.txt",
         )
+    findings.add(kitti.unread_images(source.image_dir, pairs, source.label_dir))
     indices = class_indices(dataset.classes, dataset.class_mapping)
     return _in_threads(pairs, lambda pair: _kitti_entry(*pair, indices, dataset.classes, findings))
 

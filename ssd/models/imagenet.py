@@ -120,6 +120,7 @@ def fetch(network: Network, cache_dir: str | None = None) -> Path:
         ) from error
     except Exception as error:  # Keras raises nothing more particular
         reason = " ".join(str(error).split()).removeprefix(f"URL fetch failure on {file.url}: ")
+        reason = reason.removeprefix("None -- ")  # where there was no answer, Keras gives its code so
         raise RunError(f"{file.url} cannot be downloaded: {reason or type(error).__name__}", hint=by_hand) from error
     return Path(path)
 

@@ -166,6 +166,18 @@ def test_what_is_left_out_is_counted_and_the_first_named(tmp_path, caplog, monke
     assert "not in target_class_mapping: truck 3" in said and "DontCare" not in said
 
 
+def test_a_labelled_image_of_another_type_is_named(tmp_path, caplog, monkeypatch):
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("ssd"), "propagate", True)
+    images = {"a.png": image_bytes(), "b.tif": image_bytes("TIFF"), "notes.md": b"", "a.json": b""}
+    source = kitti(tmp_path, {"a": line(), "b": line()}, images)
+    with caplog.at_level(logging.WARNING, "ssd"):
+        assert len(index(source)) == 1
+    assert "1 x other type of image (image skipped)" in caplog.text
+    assert "b.tif: .tif is no type of image that is read here" in caplog.text
+
+
 def refused(*sources, **changes) -> str:
     with pytest.raises((DataError, Problems)) as caught:
         index(*sources, **changes)
