@@ -138,7 +138,7 @@ def bad(tmp_path, kitti_folder, model_file, spec_file):
         ("-m {here}/empty", "a folder, not a model file"),
         ("-m {here}/cut.keras", "damaged"),
         ("-m {here}/text.keras", "not a model file"),
-        ("-m {here}/old.hdf5", "Keras 2"),
+        ("-m {here}/old.hdf5", "no known kind of model file, or damaged at its start"),
         ("-m {here}/notes.txt", "not a model file"),
         ("-m {model} -e {here}/none.txt", "none.txt"),
         ("-m {model} -e {here}/syntax.txt", "syntax.txt:1"),
