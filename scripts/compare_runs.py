@@ -1,6 +1,6 @@
 """Draws validation mAP over the epochs of several training runs, one panel per group.
 
-    python scripts/compare_runs.py -o curves.png cards/pretrained=runs/a cards/scratch=runs/b blood/pretrained=runs/c
+python scripts/compare_runs.py -o curves.png cards/pretrained=runs/a cards/scratch=runs/b blood/pretrained=runs/c
 """
 
 import argparse
