@@ -1,44 +1,23 @@
-"""Batch normalisation whose statistics begin with the first batch, as one fused operation on the TensorFlow backend.
+"""Batch normalisation that runs as one fused operation on the TensorFlow backend.
 
-Averages that begin at 0 and 1 forget that by `momentum` a step: a MobileNet v2, with 0.999 and depthwise outputs of
-variance 1e-4, saw nothing in evaluation even after 5000 steps. The rest is the stock layer's arithmetic, and files name
-the stock layer (`ssd.models.portable` sees to it).
-
-Keras 3 composes it from a dozen element-wise operations on TensorFlow, in float32: on a CPU that costs more than the
-convolutions. Together with `ssd.models.depthwise` the one place of the models that knows a backend.
+Keras 3 composes it from a dozen element-wise operations there, in float32: on a CPU that costs more than the
+convolutions. The arithmetic is the same, and files name the stock layer (`ssd.models.checkpoint` sees to it).
+Together with `ssd.models.depthwise` the one place of the models that knows a backend.
 """
 
 import keras
-from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="ssd")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` over the last axis of `(B,H,W,C)`."""
+    """`keras.layers.BatchNormalization` over the last axis of `(B,H,W,C)`; other backends run the stock layer."""
 
     def call(self, inputs, training=None, mask=None):
-        batch_statistics = bool(training) and self.trainable
-        if keras.backend.backend() == "tensorflow" and _fusable(inputs):
-            outputs, mean, variance = self._fused(inputs, batch_statistics)
-        else:
-            before = [ops.convert_to_tensor(moving) for moving in (self.moving_mean, self.moving_variance)]
-            outputs = super().call(inputs, training=training, mask=mask)
-            if not batch_statistics:
-                return outputs
-            self.moving_mean.assign(before[0])
-            self.moving_variance.assign(before[1])
-            mean, variance = ops.moments(ops.cast(inputs, "float32"), axes=tuple(range(len(inputs.shape) - 1)))
-        if batch_statistics:
-            fresh = ops.logical_and(ops.all(self.moving_mean == 0), ops.all(self.moving_variance == 1))
-            # Both decide by what was there before either moves.
-            for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(ops.where(fresh, value, moving * self.momentum + value * (1.0 - self.momentum)))
-        return outputs
-
-    def _fused(self, inputs, batch_statistics: bool):
-        """Outputs, and mean and variance `(C,)` of the batch."""
+        if keras.backend.backend() != "tensorflow" or not _fusable(inputs):
+            return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
+        batch_statistics = bool(training) and self.trainable
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
             tf.convert_to_tensor(self.gamma),
@@ -48,10 +27,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=batch_statistics,
         )
-        # The operation returns the unbiased variance; the stock layer and the original toolkit keep the biased one.
-        shape = tf.shape(inputs)
-        count = tf.cast(shape[0] * shape[1] * shape[2], "float32")
-        return outputs, mean, variance * (count - 1.0) / count
+        if batch_statistics:
+            # The operation returns the unbiased variance; the stock layer and the original toolkit keep the biased one.
+            shape = tf.shape(inputs)
+            count = tf.cast(shape[0] * shape[1] * shape[2], "float32")
+            variance = variance * (count - 1.0) / count
+            self._average(self.moving_mean, mean)
+            self._average(self.moving_variance, variance)
+        return outputs
+
+    def _average(self, moving, value):
+        moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
 
 
 def _fusable(inputs) -> bool:
