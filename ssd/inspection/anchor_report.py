@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssd.data.sources import ImageIndex
-from ssd.inspection.coverage import Shape, Size, anchor_shapes, anchors_of, best_ious
+from ssd.inspection.coverage import Shape, Size, anchor_shapes, best_ious
 from ssd.inspection.sizes import SIZES, pixel_sizes, size_class
 from ssd.inspection.suggestion import center_distances, suggest, zoomed_out
+from ssd.models.detector import anchors_of
 from ssd.spec.config import Network
 
 RECALL_AT = 0.5

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssd.boxes.anchors import cell_sizes, make_anchors
+from ssd.boxes.anchors import cell_sizes
 from ssd.spec.config import Network
 
 Size = tuple[int, int]  # height, width
@@ -53,20 +53,6 @@ def anchor_shapes(network: Network, image_size: Size) -> list[Shape]:
             for (ratio, second), (width, height) in zip(names, sizes, strict=True)
         ]
     return shapes
-
-
-def anchors_of(network: Network, image_size: Size, feature_maps: Sequence[Size]) -> np.ndarray:
-    """float32 `(A, 4)`: the anchors of `network` on feature maps of these sizes, corners relative to the input."""
-    return make_anchors(
-        image_size=image_size,
-        feature_maps=feature_maps,
-        scales=network.scales,
-        aspect_ratios=network.aspect_ratios,
-        two_boxes_for_ar1=network.two_boxes_for_ar1,
-        steps=network.steps,
-        offsets=network.offsets,
-        clip=network.clip_boxes,
-    )
 
 
 def best_ious(

@@ -1,5 +1,6 @@
 """SSD and DSSD networks: backbone, six feature maps, heads (Liu et al. 2016); and what can be read off a built one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -70,10 +71,19 @@ def num_classes(model: keras.Model) -> int:
 
 def anchors_for(model: keras.Model, spec: Experiment) -> np.ndarray:
     """The anchors of `spec` on the feature maps of `model`: `(A,4)` corners relative to the image, float32."""
-    network = spec.network
+    return anchors_of(spec.network, tuple(model.input_shape[1:3]), feature_map_sizes(model))
+
+
+def anchors_of(network: Network, image_size: tuple[int, int], feature_maps: Sequence[tuple[int, int]]) -> np.ndarray:
+    """float32 `(A,4)`: the anchors of `network` on feature maps of these sizes, corners relative to the image.
+
+    Args:
+        image_size: height, width of the network input.
+        feature_maps: height, width of each map, finest first.
+    """
     return make_anchors(
-        image_size=tuple(model.input_shape[1:3]),
-        feature_maps=feature_map_sizes(model),
+        image_size=image_size,
+        feature_maps=feature_maps,
         scales=network.scales,
         aspect_ratios=network.aspect_ratios,
         two_boxes_for_ar1=network.two_boxes_for_ar1,

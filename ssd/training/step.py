@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ssd.models.batch_norm import count_steps
 from ssd.spec.config import Network
 from ssd.training.loss import ssd_loss
 from ssd.training.shapes import boxes_and_classes
@@ -44,6 +45,7 @@ class TrainingModel(keras.Model):
         self.counter = self._counter("counter", (), "int32", "zeros")
         self.sums = self._counter("sums", (1 + len(PARTS),), "float32", "zeros")
         self.bad_step = self._counter("bad_step", (), "int32", keras.initializers.Constant(-1))
+        count_steps(detector, self.counter)
 
     def _counter(self, name: str, shape: tuple, dtype: str, initializer):
         return self.add_weight(name=name, shape=shape, dtype=dtype, initializer=initializer, trainable=False)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ssd.inspection.anchor_report import cover, grid_limit
-from ssd.inspection.coverage import anchor_shapes, anchors_of, best_ious
+from ssd.inspection.coverage import anchor_shapes, best_ious
+from ssd.models.detector import anchors_of
 
 SIZE = (96, 160)
 MAPS = ((12, 20), (6, 10), (3, 5), (2, 3), (1, 2), (1, 1))

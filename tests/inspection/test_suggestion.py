@@ -8,8 +8,8 @@ import pytest
 
 from ssd.inspection import anchor_report
 from ssd.inspection.anchor_text import anchor_text
-from ssd.inspection.coverage import anchors_of
 from ssd.inspection.suggestion import FEWEST_BOXES, _Search, kmeans_iou, suggest, zoomed_out
+from ssd.models.detector import anchors_of
 from ssd.spec import experiment_from_text
 
 SIZE = (128, 160)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from ssd.models.batch_norm import BatchNormalization
 from ssd.training.shapes import keyed
 from ssd.training.step import TrainingModel, regularisation
 
@@ -90,6 +91,31 @@ def test_the_average_follows_weights_and_batch_statistics(training):
     assert model.evaluated is model.average
     for found, wanted in zip(model.average.get_weights(), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("momentum", "done"), [(0.999, 0), (0.5, 0), (0.99, 2000)])
+def test_batch_statistics_average_over_the_last_tenth_of_the_steps_at_most(network, momentum, done):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3), name="Input")
+    x = BatchNormalization(momentum=momentum, name="bn")(images)
+    x = keras.layers.AveragePooling2D(2)(x)
+    heads = (keras.layers.Reshape((-1, n))(keras.layers.Conv2D(n, 1)(x)) for n in (3, 4))
+    detector = keras.Model(images, dict(zip(("class_logits", "offsets"), heads, strict=True)))
+    model = TrainingModel(detector, anchors(), network())
+    model.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=keras.backend.backend() != "tensorflow")
+    model.counter.assign(done)
+    mean, variance = np.zeros(3), np.ones(3)
+    for step in range(12):
+        pixels, truth = batch(4, seed=step)
+        pixels = pixels * (1 + step) + step
+        model.train_on_batch(pixels, truth)
+        keep = min(momentum, (1 + done + step) / (10 + done + step))
+        mean = keep * mean + (1 - keep) * pixels.mean(axis=(0, 1, 2), dtype=np.float64)
+        variance = keep * variance + (1 - keep) * pixels.var(axis=(0, 1, 2), dtype=np.float64)
+    layer = detector.get_layer("bn")
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer.moving_mean), mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer.moving_variance), variance, rtol=1e-4)
+    assert layer.get_config()["momentum"] == momentum
 
 
 def test_the_average_is_not_trained(training):
