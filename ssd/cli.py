@@ -14,6 +14,7 @@ COMMANDS = {
     "dataset_convert": "turn KITTI or COCO data into TFRecords",
     "train": "train a detector from an experiment spec",
     "evaluate": "measure a detector on the validation data: VOC AP and COCO metrics",
+    "prune": "remove the filters of a trained detector that count least",
     "inference": "detect objects in images: annotated pictures, KITTI labels, JSON",
 }
 

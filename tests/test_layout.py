@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ssd"
-BASE = {"errors", "files", "console", "status", "native_log"}
+BASE = {"errors", "files", "console", "status", "native_log", "tables"}
 # Room or module of ssd -> the others that it may import. Nobody may import commands, except the command line by name.
 MAY_IMPORT = {
     **{module: BASE for module in BASE},
@@ -21,11 +21,13 @@ MAY_IMPORT = {
     "models": BASE | {"spec", "boxes"},
     "evaluation": BASE | {"spec", "boxes", "data", "visualize"},
     "inspection": BASE | {"spec", "boxes", "models", "data", "visualize"},
-    "training": BASE | {"spec", "boxes", "models", "data", "evaluation", "inspection", "visualize"},
+    "training": BASE | {"spec", "boxes", "models", "quantization", "data", "evaluation", "inspection", "visualize"},
+    "pruning": BASE | {"models"},
+    "quantization": BASE | {"models"},
     "deploy": BASE | {"spec", "boxes", "models"},
     "inference": BASE | {"spec", "data", "evaluation", "visualize"},
     "commands": BASE
-    | {"spec", "boxes", "models", "data", "evaluation", "training"}
+    | {"spec", "boxes", "models", "data", "evaluation", "training", "pruning", "quantization"}
     | {"deploy", "inference", "visualize"},
 }
 FASTER_LAYERS = ("models/batch_norm.py", "models/depthwise.py")

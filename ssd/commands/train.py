@@ -114,9 +114,3 @@ def _check_spec(args: argparse.Namespace, spec) -> None:
     named = args.resume_model_weights or training.pretrain_model_path or training.pruned_model_path
     if args.weights_input and not (named or training.resume_model_path or args.resume):
         raise InputError(f"--weights_input {args.weights_input} needs weights: -m FILE")
-    if spec.training.enable_qat:
-        raise InputError(
-            "training_config.enable_qat: quantization-aware training is not available in this version",
-            where=args.experiment_spec_file,
-            hint="set it to false",
-        )

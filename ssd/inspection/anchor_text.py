@@ -5,7 +5,7 @@ import numpy as np
 from ssd.inspection.anchor_report import RECALL_AT, AnchorReport, Coverage, class_mean, numbers, spec_text, uncovered
 from ssd.inspection.sizes import pixel_sizes
 from ssd.inspection.suggestion import FEWEST_BOXES
-from ssd.inspection.tables import first, indented, rate, size, table
+from ssd.tables import first, indented, rate, size, table
 
 SHOWN = 10
 # Under this mean IoU of anchors that have every box's own size, the grid is too coarse for a class.

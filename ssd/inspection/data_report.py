@@ -12,7 +12,7 @@ from ssd.inspection.coverage import Size
 from ssd.inspection.duplicates import Duplicates, same_labels
 from ssd.inspection.labels import suspicious_labels
 from ssd.inspection.sizes import SIZES, pixel_sizes, size_class
-from ssd.inspection.tables import first, indented, size, table
+from ssd.tables import first, indented, size, table
 
 SHOWN = 5  # findings of a kind by name; the CSV has all
 # From this factor between the classes with most and with fewest objects on, it is said.

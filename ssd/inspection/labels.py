@@ -8,7 +8,7 @@ from ssd.data.audit import LabelProblem
 from ssd.data.sources import ImageIndex
 from ssd.inspection.coverage import Size
 from ssd.inspection.sizes import pixel_sizes
-from ssd.inspection.tables import size
+from ssd.tables import size
 
 VANISHES_PX = 1.0  # a side at the network's input
 TINY_PX = 4.0

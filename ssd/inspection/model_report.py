@@ -8,10 +8,12 @@ import numpy as np
 
 from ssd.inspection.coverage import anchor_shapes
 from ssd.inspection.memory import Memory
-from ssd.inspection.tables import count, indented, size, table
 from ssd.models.backbones import backbone
 from ssd.models.detector import feature_map_sizes
+from ssd.models.macs import layer_macs
+from ssd.models.running_statistics import RANGE_SUFFIX
 from ssd.spec.config import Network
+from ssd.tables import count, indented, size, table
 
 # Prefix of layer names -> part; what fits none and is in no freeze block belongs to the backbone's wiring.
 PARTS = (
@@ -22,6 +24,7 @@ PARTS = (
     ("ssd_conf", "heads"),
     ("ssd_loc", "heads"),
 )
+RANGES = "ranges of quantization"
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,9 @@ def inspect_model(model: keras.Model, network: Network) -> ModelReport:
     return ModelReport(model.name, (height, width, channels), parts, tuple(maps))
 
 
-def layer_macs(layer: keras.Layer) -> int:
-    """Multiply-accumulates of one layer for one image, those with padding's zeros among them; 0 for other layers."""
-    if isinstance(layer, keras.layers.Conv2DTranspose):
-        return _places(layer.input) * _entries(layer.kernel)  # every input place meets the whole kernel
-    if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D | keras.layers.Dense):
-        return _places(layer.output) * _entries(layer.kernel)
-    return 0
-
-
 def _part(name: str, block: int | None) -> str | None:
+    if name.endswith(RANGE_SUFFIX):
+        return RANGES
     if block is not None:
         return f"backbone block {block}"
     return next((part for prefix, part in PARTS if name.startswith(prefix)), "backbone, in no block")
@@ -113,7 +109,7 @@ def _rank(part: str) -> tuple[int, int]:
     """Where a part stands in the table."""
     if part.startswith("backbone block "):
         return 0, int(part.split()[-1])
-    order = ["backbone, in no block", "expansion", "DSSD", "prediction module", "heads"]
+    order = ["backbone, in no block", "expansion", "DSSD", "prediction module", "heads", RANGES]
     return 1 + order.index(part), 0
 
 
@@ -125,17 +121,12 @@ def _summed(name: str, layers: Sequence[keras.Layer]) -> Part:
         parameters=sum(_entries(weight) for layer in layers for weight in layer.weights),
         trainable=sum(_entries(weight) for layer in layers for weight in layer.trainable_weights),
         macs=sum(map(layer_macs, layers)),
-        output=None if name == "heads" else tuple(last),
+        output=None if name in ("heads", RANGES) else tuple(last),
     )
 
 
 def _entries(weight) -> int:
     return int(np.prod(weight.shape, dtype=np.int64))
-
-
-def _places(tensor) -> int:
-    """Positions of a `(B, ..., C)` tensor: cells of an image."""
-    return int(np.prod(tensor.shape[1:-1], dtype=np.int64))
 
 
 def text(report: ModelReport, memory: Memory) -> str:

@@ -6,25 +6,18 @@ Together with `ssd.models.depthwise` the one place of the models that knows a ba
 """
 
 import keras
-from keras import ops
 
-# Step t keeps at most (1 + t) / (10 + t) of the old statistics, as TensorFlow's ExponentialMovingAverage does.
-RAMP = 10.0
+from ssd.models.running_statistics import RunningStatistics
 
 
 @keras.saving.register_keras_serializable(package="ssd")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(RunningStatistics, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` over the last axis of `(B,H,W,C)`; other backends run the stock layer."""
-
-    _steps = None  # how many the training has done, set by `count_steps`
 
     @property
     def momentum(self):
         """The share of the old statistics that the present step keeps; a float where no steps are counted."""
-        if self._steps is None:
-            return self._longest
-        step = ops.cast(self._steps(), "float32")
-        return ops.minimum(self._longest, (1.0 + step) / (RAMP + step))
+        return self.kept_share(self._longest)
 
     @momentum.setter
     def momentum(self, value: float):
@@ -34,11 +27,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return {**super().get_config(), "momentum": self._longest}
 
     def call(self, inputs, training=None, mask=None):
+        batch_statistics = bool(training) and self.trainable and not self.settled
         if keras.backend.backend() != "tensorflow" or not _fusable(inputs):
-            return super().call(inputs, training=training, mask=mask)
+            return super().call(inputs, training=batch_statistics, mask=mask)
         import tensorflow as tf
 
-        batch_statistics = bool(training) and self.trainable
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
             tf.convert_to_tensor(self.gamma),
@@ -60,22 +53,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _average(self, moving, value):
         momentum = self.momentum
         moving.assign(moving * momentum + value * (1.0 - momentum))
-
-
-def count_steps(model: keras.Model, counter: keras.Variable) -> None:
-    """Lets the statistics of all of `model`'s layers average over the last tenth of the steps so far, if that is less
-    than what their momentum says.
-
-    A momentum of 0.999 remembers the random weights of the beginning for thousands of steps: the loss falls, and
-    evaluation, which runs on these averages, sees nothing of it.
-
-    Args:
-        counter: scalar, the steps done before the present one.
-    """
-    for layer in model.layers:
-        if isinstance(layer, BatchNormalization):
-            # A function: Keras would take the variable itself for a weight of the layer.
-            layer._steps = lambda: ops.convert_to_tensor(counter)
 
 
 def _fusable(inputs) -> bool:

@@ -13,6 +13,7 @@ from ssd.models.formats import batch_norm, keras_archive, tao
 from ssd.models.formats.finite import as_float32
 from ssd.models.formats.recognise import DARKNET, HDF5, KERAS, SAFETENSORS, recognise
 from ssd.models.formats.weight_file import CONVENTIONS, Convention, WeightFile
+from ssd.models.running_statistics import RANGE_SUFFIX
 from ssd.models.transfer_report import Fate, Report
 from ssd.spec.config import Network
 
@@ -86,7 +87,9 @@ def transfer(file: WeightFile, model: keras.Model, family: Backbone, own: Conven
             convention disagree on the channels.
     """
     layers, shift, notes = _folded(file, model, family, own)
-    weighted = [layer for layer in model.layers if layer.weights]
+    ranges = [layer.name for layer in model.layers if layer.name.endswith(RANGE_SUFFIX)]
+    notes += _about_ranges(file, ranges)
+    weighted = [layer for layer in model.layers if layer.weights and (layer.name not in ranges or layer.name in layers)]
     fates = []
     for layer in weighted:
         reason = _misfit(layers.get(layer.name), layer, file)
@@ -102,8 +105,19 @@ def transfer(file: WeightFile, model: keras.Model, family: Backbone, own: Conven
         norm = model.get_layer(family.stem[1])
         norm.set_weights(batch_norm.with_bias(norm.get_weights(), shift))
     names = {layer.name for layer in weighted}
-    unused = *file.unused, *(name for name in file.layers if name not in names)
+    rest = (name for name in file.layers if name not in names and not name.endswith(RANGE_SUFFIX))
+    unused = *file.unused, *rest
     return Report(file.kind, tuple(fates), unused, (*file.notes, *notes))
+
+
+def _about_ranges(file: WeightFile, ranges: list[str]) -> tuple[str, ...]:
+    """A line where one of the two, file or network, is quantization-aware."""
+    in_file = sum(name.endswith(RANGE_SUFFIX) for name in file.layers)
+    if ranges and not in_file:
+        return (f"quantization-aware from float weights: {len(ranges)} ranges begin with the first batches",)
+    if in_file and not ranges:
+        return (f"the file is quantization-aware, the network is not: {in_file} ranges are left out",)
+    return ()
 
 
 def _folded(

@@ -57,6 +57,33 @@ def with_widths(model: keras.Model, widths: dict[str, int], precision: str | Non
         raise ModelError(f"the filter counts in the file do not make a network: {reason}") from error
 
 
+def check_heads(layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model, path: str) -> None:
+    """A pruned detector is retrained for what it was trained for: its filters were chosen by those classes.
+
+    Raises:
+        ModelError: the heads in the file at `path` have other classes or boxes than `model`. It may have no heads.
+    """
+
+    def differ(found: int, wanted: int, what: str) -> ModelError:
+        return ModelError(
+            f"the pruned model has {found} {what}, the spec makes {wanted}",
+            where=path,
+            hint="retrain it with the classes and anchors of its training, or begin with a model that is not pruned",
+        )
+
+    for layer in model.layers:
+        index = layer.name.rpartition("_")[2]
+        loc, conf = (layers.get(f"ssd_{kind}_{index}") for kind in ("loc", "conf"))
+        if not layer.name.startswith("ssd_loc_") or loc is None or conf is None:
+            continue
+        boxes, own_boxes = loc[0].shape[-1] // 4, layer.filters // 4
+        if boxes != own_boxes:
+            raise differ(boxes, own_boxes, f"boxes a cell on feature map {index}")
+        scores, own_scores = conf[0].shape[-1] // boxes, model.get_layer(f"ssd_conf_{index}").filters // boxes
+        if scores != own_scores:
+            raise differ(scores - 1, own_scores - 1, "classes")
+
+
 def layer_arrays(model: keras.Model) -> dict[str, tuple[np.ndarray, ...]]:
     """Layer name -> weights, of the layers that have any."""
     return {layer.name: tuple(layer.get_weights()) for layer in model.layers if layer.weights}

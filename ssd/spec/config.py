@@ -87,6 +87,18 @@ class Visualizer:
 
 
 @dataclass(frozen=True)
+class Qat:
+    """`qat_config`: quantization-aware training.
+
+    `keep_float`: names and patterns of convolutions that are not quantized; `settle_at`: share of the epochs after
+    which ranges and batch statistics stay.
+    """
+
+    keep_float: tuple[str, ...]
+    settle_at: float
+
+
+@dataclass(frozen=True)
 class Training:
     """`training_config`."""
 
@@ -96,7 +108,7 @@ class Training:
     regularizer: Regularizer
     optimizer: Optimizer
     checkpoint_interval: int
-    enable_qat: bool
+    qat: Qat | None  # None without enable_qat
     resume_model_path: str | None
     pretrain_model_path: str | None
     pruned_model_path: str | None

@@ -20,6 +20,7 @@ DEFAULTS = {
         "freeze_bn": False,
     },
     "TrainingConfig": {"checkpoint_interval": 1, "enable_qat": False, "model_ema": False},
+    "QatConfig": {"settle_at": 0.7},
     "RegularizerConfig": {"type": 0},
     "AdamOptimizerConfig": {"epsilon": 1e-7, "beta1": 0.9, "beta2": 0.999, "amsgrad": False},
     "SgdOptimizerConfig": {"momentum": 0.9, "nesterov": False},
@@ -122,6 +123,8 @@ def fill_experiment(message: Message) -> None:
     if training:
         if not training.optimizer.WhichOneof("optimizer"):
             training.optimizer.sgd.SetInParent()
+        if training.enable_qat:
+            training.qat_config.SetInParent()
         for name in ("max_queue_size", "n_workers"):  # 0 leaves the choice to the run, as absence does
             if not getattr(training, name):
                 training.ClearField(name)

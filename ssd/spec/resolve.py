@@ -120,7 +120,9 @@ def _training(spec: Message) -> config.Training:
         regularizer=config.Regularizer(_REGULARIZERS[spec.regularizer.type], decimal(spec.regularizer.weight)),
         optimizer=_optimizer(spec.optimizer),
         checkpoint_interval=spec.checkpoint_interval,
-        enable_qat=spec.enable_qat,
+        qat=config.Qat(tuple(spec.qat_config.keep_float), decimal(spec.qat_config.settle_at))
+        if spec.enable_qat
+        else None,
         resume_model_path=spec.resume_model_path or None,
         pretrain_model_path=spec.pretrain_model_path or None,
         pruned_model_path=spec.pruned_model_path or None,

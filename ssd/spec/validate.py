@@ -74,6 +74,7 @@ RULES = {
     "AdamOptimizerConfig": {"epsilon": POSITIVE, "beta1": INSIDE_0_1, "beta2": INSIDE_0_1},
     "SgdOptimizerConfig": {"momentum": BELOW_1},
     "RmspropOptimizerConfig": {"rho": BELOW_1, "momentum": BELOW_1, "epsilon": POSITIVE},
+    "QatConfig": {"settle_at": UP_TO_1},
     "EarlyStopping": {"min_delta": NOT_NEGATIVE},
     "EvalConfig": {
         "validation_period_during_training": POSITIVE,
@@ -186,6 +187,9 @@ def _check_training(spec: Message, verb: str, findings: Findings) -> None:
     _check_regularizer(training, findings)
     if training.HasField("early_stopping"):
         _check_early_stopping(spec, verb, findings)
+    if training.HasField("qat_config") and not training.enable_qat:
+        findings.warn("training_config.qat_config", "has no effect without enable_qat: true")
+        training.ClearField("qat_config")
     model = training.WhichOneof("load_model")
     if model and verb == TRAIN:
         check_file(getattr(training, model), f"training_config.{model}", findings)

@@ -11,7 +11,8 @@ from ssd.models.backbones import backbone
 from ssd.models.detector import anchors_for, build_detector
 from ssd.models.freeze import apply_freezing
 from ssd.models.pretrained import Report, transfer
-from ssd.models.widths import layer_arrays, pruned_widths, with_widths
+from ssd.models.widths import check_heads, layer_arrays, pruned_widths, with_widths
+from ssd.quantization.rewrite import is_quantized, quantize
 from ssd.spec.config import Experiment
 from ssd.status import StatusLog
 from ssd.training.checkpoints import Checkpoints
@@ -75,8 +76,13 @@ def build(spec: Experiment, steps: int, start: Start | None = None) -> tuple[Tra
     average = detector() if config.model_ema else None
     if widths := _widths(start, trained):
         say(f"{start.path} is a pruned {spec.network.name}: its filter counts are taken")
+        if not start.resumed:
+            check_heads(start.weights.layers, trained, start.path)
         trained = with_widths(trained, widths)
         average = with_widths(average, widths) if config.model_ema else None
+    if config.qat:
+        trained = quantize(trained, config.qat.keep_float)
+        average = quantize(average, config.qat.keep_float) if config.model_ema else None
     apply_freezing(trained, spec.network)
     training = TrainingModel(trained, anchors_for(trained, spec), spec.network, average)
     schedule = SoftStart(config.learning_rate, config.num_epochs * steps)
@@ -113,6 +119,7 @@ def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -
     report = None
     if start.resumed:
         restore(training, start.artifact.model, start.artifact.arrays)
+        _tell_of_ranges(is_quantized(start.artifact.model), is_quantized(training.detector))
         if start.progress.order != order and start.progress.position:
             warn(f"epoch {start.progress.epoch + 1} starts again: its batches are not the ones of the checkpoint")
             start.progress.position = 0
@@ -126,6 +133,13 @@ def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -
             count.assign(start.progress.epoch * steps)
     start.progress.steps, start.progress.order = steps, order
     return report
+
+
+def _tell_of_ranges(before: bool, now: bool) -> None:
+    if now and not before:
+        say("the float checkpoint goes on quantization-aware: ranges begin with the next batches")
+    elif before and not now:
+        say("the quantization-aware checkpoint goes on in float: its ranges are dropped")
 
 
 def _load(training: TrainingModel, start: Start) -> Report:

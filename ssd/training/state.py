@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from ssd.errors import ModelError
+from ssd.models.running_statistics import RANGE_SUFFIX
 from ssd.training.step import TrainingModel
 
 FORMAT = 2  # of the state; 1 numbered the optimizer's arrays
@@ -59,20 +60,34 @@ def restore(training: TrainingModel, saved: keras.Model, arrays: dict[str, np.nd
     Raises:
         ModelError: the checkpoint is of another network or optimizer.
     """
-    _assign(training.evaluated.weights, saved.get_weights(), "network")
-    if training.average is not None:
-        averaged_before = any(name.startswith("weights.") for name in arrays)
-        raw = _numbers("weights", arrays) if averaged_before else saved.get_weights()
-        _assign(training.detector.weights, raw, "network")
-    elif any(name.startswith("weights.") for name in arrays):
-        # model_ema was switched off: training goes on from the weights it was training.
-        _assign(training.detector.weights, _numbers("weights", arrays), "network")
+    _fill(training.evaluated, saved, saved.get_weights())
+    raw = _numbers("weights", arrays)  # none where no average was kept
+    # Where model_ema was switched off, training goes on from the weights it was training.
+    if raw or training.average is not None:
+        _fill(training.detector, saved, raw or saved.get_weights())
     # A layer that was frozen has no slots in the checkpoint: they start at zero.
     known = [(variable, arrays[name]) for name, variable in _optimizer(training).items() if name in arrays]
     _assign([variable for variable, _ in known], [value for _, value in known], "optimizer")
     _assign(_seeds(training.detector), _numbers("seeds", arrays), "network")
     training.counter.assign(arrays["counter"])
     training.sums.assign(arrays["sums"])
+
+
+def _fill(model: keras.Model, saved: keras.Model, values: list[np.ndarray]) -> None:
+    """Puts the weights of a network of the layers of `saved`, in their order, into `model`.
+
+    A network that became quantization-aware, or is it no longer, differs in ranges alone: those start afresh, or go.
+    """
+    by_layer, rest = {}, list(values)
+    for layer in saved.layers:
+        if layer.weights:
+            by_layer[layer.name], rest = rest[: len(layer.weights)], rest[len(layer.weights) :]
+    own = {layer.name: layer.weights for layer in model.layers if layer.weights}
+    different = by_layer.keys() ^ own.keys()
+    if rest or any(not name.endswith(RANGE_SUFFIX) for name in different):
+        raise _other("network")
+    for name in own.keys() & by_layer.keys():
+        _assign(own[name], by_layer[name], "network")
 
 
 def _optimizer(training: TrainingModel) -> dict:
@@ -96,12 +111,16 @@ def _numbers(prefix: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 def _assign(variables, values: list[np.ndarray], what: str) -> None:
     if [tuple(v.shape) for v in variables] != [tuple(v.shape) for v in values]:
-        raise ModelError(
-            f"the checkpoint's {what} is not the one of the spec",
-            hint="resume with the spec that the run began with, or start a new run with -m for its weights",
-        )
+        raise _other(what)
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def _other(what: str) -> ModelError:
+    return ModelError(
+        f"the checkpoint's {what} is not the one of the spec",
+        hint="resume with the spec that the run began with, or start a new run with -m for its weights",
+    )
 
 
 def _value(variable) -> np.ndarray:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssd.models.batch_norm import count_steps
+from ssd.models.running_statistics import count_steps, settle
 from ssd.spec.config import Network
 from ssd.training.loss import ssd_loss
 from ssd.training.shapes import boxes_and_classes
@@ -90,6 +90,11 @@ class TrainingModel(keras.Model):
     def _decay(self):
         step = ops.cast(self.counter, "float32")
         return ops.minimum(EMA_LONGEST, step / (EMA_RAMP + step))
+
+    def settle(self) -> None:
+        """Ranges and batch statistics stay as they are from the next step on; the step is compiled anew."""
+        settle(self.detector)
+        self.train_function = None
 
     def totals(self) -> dict[str, float]:
         """Means over the images since `start_epoch`, and their number under "images"."""

@@ -12,7 +12,8 @@ from ssd.data.pipeline import evaluation_loader, training_loader
 from ssd.errors import RunError
 from ssd.files import results_folder, sole_writer, write_text
 from ssd.models.detector import summary
-from ssd.spec.config import Experiment
+from ssd.models.running_statistics import RANGE_SUFFIX
+from ssd.spec.config import Experiment, Training
 from ssd.status import StatusLog
 from ssd.training import distribution, history
 from ssd.training.checkpoints import Checkpoints, run_name
@@ -111,7 +112,10 @@ def epochs(run: Run, progress: Progress) -> Progress:
     if progress.history:
         history.write_csv(run.csv, progress.history, names)
     run.status.write("STARTED", "Starting Training Loop.")
+    settled = False
     while not finished(run.spec, progress):
+        if not settled and (settled := settles(config, progress.epoch)):
+            run.training.settle()
         began = time.perf_counter()
         row = conclude_epoch(run, progress, train_epoch(run, progress))
         seconds.append(time.perf_counter() - began)
@@ -127,6 +131,11 @@ def epochs(run: Run, progress: Progress) -> Progress:
             drawn = time.monotonic()
     run.status.write("RUNNING", "Training loop complete.")
     return progress
+
+
+def settles(config: Training, epoch: int) -> bool:
+    """Whether ranges and batch statistics stay as they are in the epoch after `epoch` whole ones."""
+    return config.qat is not None and config.qat.settle_at < 1 and epoch >= config.qat.settle_at * config.num_epochs
 
 
 def save_interrupted(run: Run, progress: Progress) -> None:
@@ -155,6 +164,11 @@ def banner(run: Run, device: distribution.Device, precision: str) -> None:
         f"{run_name(spec.network)}: input {width}x{height}x{channels}, {len(spec.classes)} classes, "
         f"{about.anchors} anchors, {about.parameters / 1e6:.1f} M parameters"
     )
+    if spec.training.qat:
+        ranges = sum(layer.name.endswith(RANGE_SUFFIX) for layer in run.training.detector.layers)
+        share = spec.training.qat.settle_at
+        end = f"they settle after {share:.0%} of the epochs" if share < 1 else "they never settle"
+        say(f"quantization-aware: {ranges} tensors with INT8 ranges; like batch statistics {end}")
     say(f"device: {device.name}; {precision}; Keras {keras.__version__} on {keras.backend.backend()}")
     say(
         f"{run.loader.samples} training images in {run.loader.steps} batches of {spec.training.batch_size}; "

@@ -10,24 +10,6 @@ from ssd.models.detector import build_detector, summary
 from ssd.models.freeze import apply_freezing
 
 
-@pytest.mark.parametrize(
-    ("layer", "macs"),
-    [
-        (lambda: keras.layers.Conv2D(7, 3, strides=2, padding="same"), 5 * 6 * 7 * 3 * 3 * 4),
-        (lambda: keras.layers.Conv2D(8, (1, 3), padding="valid", groups=2), 10 * 10 * 8 * 3 * 2),
-        (lambda: keras.layers.DepthwiseConv2D(3, padding="same"), 10 * 12 * 9 * 4),
-        (lambda: keras.layers.Conv2DTranspose(6, 2, strides=2), 10 * 12 * 4 * 6 * 2 * 2),
-        (lambda: keras.layers.Dense(5), 10 * 12 * 4 * 5),
-        (lambda: keras.layers.BatchNormalization(), 0),
-    ],
-    ids=["strided", "groups", "depthwise", "transposed", "dense", "batch norm"],
-)
-def test_macs_by_hand(layer, macs):
-    layer = layer()
-    layer(keras.Input((10, 12, 4)))
-    assert model_report.layer_macs(layer) == macs
-
-
 @pytest.mark.parametrize("changes", [{}, {"pred_num_channels": 256, "freeze_blocks": (0, 1)}], ids=["plain", "frozen"])
 def test_the_parts_add_up_to_the_model(network, changes):
     config = network(**changes)

@@ -4,6 +4,7 @@
 import pytest
 
 from ssd.spec import experiment_from_text
+from ssd.spec.config import Qat
 from ssd.spec.resolve import resolve_conversion
 
 
@@ -38,7 +39,9 @@ FIELDS = [
     ("ssd_config", "freeze_bn", "network.freeze_bn", False, "true", True),
     ("training_config", "checkpoint_interval", "training.checkpoint_interval", 1, "5", 5),
     ("training_config", "checkpoint_interval", "training.checkpoint_interval", 1, "0", 1),
-    ("training_config", "enable_qat", "training.enable_qat", False, "true", True),
+    ("training_config", "enable_qat", "training.qat", None, "true", Qat((), 0.7)),
+    ("training_config", "enable_qat", "training.qat", None, "true qat_config { keep_float: 'a' keep_float: 'b_*' settle_at: 1 }",
+     Qat(("a", "b_*"), 1.0)),
     ("training_config", "max_queue_size", "training.prefetch", None, "8", 8),
     ("training_config", "max_queue_size", "training.prefetch", None, "0", None),
     ("training_config", "n_workers", "training.workers", None, "3", 3),

@@ -70,7 +70,7 @@ def depthwise_excite_project(x, kernel: int, stride: int, *, squeeze: int, filte
     x = layers.swish(layers.batch_norm(x, f"{name}bn"), f"{name}activation")
     channels = x.shape[-1]
     weights = keras_layers.GlobalAveragePooling2D(name=f"{name}se_squeeze")(x)
-    weights = keras_layers.Reshape((1, 1, channels), name=f"{name}se_reshape")(weights)
+    weights = keras_layers.Reshape((1, 1, -1), name=f"{name}se_reshape")(weights)
     weights = layers.conv(weights, squeeze, 1, bias=True, activation="silu", name=f"{name}se_reduce")
     weights = layers.conv(weights, channels, 1, bias=True, activation="sigmoid", name=f"{name}se_expand")
     x = keras_layers.Multiply(name=f"{name}se_excite")([x, weights])

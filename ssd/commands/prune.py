@@ -1,0 +1,217 @@
+"""`ssd prune`: removes the filters of a trained detector that count least."""
+
+import argparse
+import difflib
+import fnmatch
+from pathlib import Path
+
+from ssd.commands.flags import key_fault, model_fault
+from ssd.console import say, warn
+from ssd.errors import InputError, raise_all
+
+# As in ssd.pruning.importance, which is too slow to import for a help text.
+NORMALIZERS = ("max", "L2")
+CRITERIA = ("union", "intersection", "arithmetic_mean", "geometric_mean")
+HEADS = ("ssd_conf_*", "ssd_loc_*")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--model", required=True, metavar="FILE", help="trained model (.keras or TAO's .hdf5)")
+    parser.add_argument("-o", "--output_file", metavar="FILE", help="pruned model to write (.keras)")
+    parser.add_argument(
+        "-e", "--experiment_spec", metavar="FILE", help="the spec of a TAO .hdf5, which has none inside"
+    )
+    parser.add_argument(
+        "-r", "--results_dir", metavar="DIR", help="folder for the report; default: that of the pruned model"
+    )
+    how = parser.add_argument_group("what goes")
+    how.add_argument(
+        "-pth",
+        "--pruning_threshold",
+        type=float,
+        metavar="T",
+        help="filters with a normalized norm up to T go (default: 0.1)",
+    )
+    how.add_argument(
+        "--target_ratio",
+        type=float,
+        metavar="R",
+        help="instead of -pth: the lowest threshold that leaves a share R of the parameters",
+    )
+    how.add_argument("-n", "--normalizer", choices=NORMALIZERS, default="max", help="of a layer's norms (default: max)")
+    how.add_argument(
+        "-eq",
+        "--equalization_criterion",
+        choices=CRITERIA,
+        default="union",
+        help="how the norms of layers that are bound to each other become one (default: union)",
+    )
+    how.add_argument(
+        "-pg",
+        "--pruning_granularity",
+        type=int,
+        default=8,
+        metavar="N",
+        help="filter counts are multiples (default: 8)",
+    )
+    how.add_argument(
+        "-nf", "--min_num_filters", type=int, default=16, metavar="N", help="filters every layer keeps (default: 16)"
+    )
+    how.add_argument(
+        "-el",
+        "--excluded_layers",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="layers that keep all filters, names or quoted patterns such as 'block_4*'; the heads always do",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="report, and write nothing")
+    parser.add_argument("-k", "--key", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> None:
+    _check(args)
+    from ssd.models.checkpoint import load_model, save_model
+    from ssd.models.latency import latencies
+    from ssd.pruning import report as reports
+    from ssd.pruning.plan import Pruner, Rules
+    from ssd.quantization.rewrite import is_quantized, strip
+    from ssd.spec import load_experiment
+
+    spec = load_experiment(args.experiment_spec, "inference") if args.experiment_spec else None
+    artifact = load_model(args.model, verb=None, spec=spec)
+    if spec is not None and artifact.spec is None:
+        warn(f"-e {args.experiment_spec} is not used: {args.model} has its own spec inside")
+    model = artifact.model
+    if is_quantized(model):
+        model, _ = strip(model)
+        say("quantization-aware: its float network is pruned; retrain with enable_qat: true to quantize it again")
+    rules = Rules(args.normalizer, args.equalization_criterion, args.pruning_granularity, args.min_num_filters)
+    pruner = Pruner(model, rules, _excluded(model, args.excluded_layers))
+    if args.target_ratio is None:
+        threshold = 0.1 if args.pruning_threshold is None else args.pruning_threshold
+    else:
+        threshold = pruner.threshold_for(args.target_ratio)
+        say(f"threshold for a share of {args.target_ratio:g} of the parameters: {threshold:.6g}")
+    pruned = pruner.prune(threshold)
+    report = reports.compare(model, pruned, pruner.channels.groups, threshold)
+    say(reports.text(report))
+    say()
+    for line in reports.totals(report):
+        say(line)
+    slow, fast = latencies([model, pruned])
+    say(f"latency, one image on this machine: {slow:.1f} ms -> {fast:.1f} ms (network alone, median)")
+    if not report.removed:
+        warn("nothing was removed: no filter is at or below the threshold, or granularity and minimum keep it")
+    if args.dry_run:
+        say("dry run: nothing was written")
+        return
+    record = {
+        "model": str(args.model),
+        "threshold": threshold,
+        **vars(rules),
+        "excluded_layers": list(args.excluded_layers),
+        "pruning_ratio": report.ratio,
+        "removed": report.removed,
+    }
+    facts = {**record, "latency_ms": [slow, fast]}
+    earlier = artifact.state.get("pruning", [])
+    _write(
+        args, report, facts, lambda path: save_model(path, pruned, artifact.spec_text, {"pruning": [*earlier, record]})
+    )
+
+
+def _write(args: argparse.Namespace, report, facts: dict, save) -> None:
+    import json
+
+    from ssd.files import results_folder, write_text
+    from ssd.pruning import report as reports
+    from ssd.status import StatusLog
+
+    output = Path(args.output_file).expanduser()
+    folder = results_folder(args.results_dir or output.parent)
+    results_folder(output.parent, "-o/--output_file")
+    status = StatusLog(folder)
+    try:
+        save(output)
+        sizes = [Path(args.model).expanduser().stat().st_size, output.stat().st_size]
+        content = {**reports.as_json(report), **facts, "file_bytes": sizes}
+        write_text(folder / "pruning.json", json.dumps(content, indent=2) + "\n")
+        reports.draw(report, folder / "pruning.png")
+    except KeyboardInterrupt:
+        status.write("FAILURE", "Pruning was interrupted")
+        raise
+    except Exception as error:
+        status.write("FAILURE", str(error))
+        raise
+    say(f"file: {sizes[0] / 1e6:.1f} MB -> {sizes[1] / 1e6:.1f} MB (a checkpoint's first number counts its optimizer)")
+    line = f"Pruning ratio (pruned model / original model): {report.ratio:.6g}"
+    kpi = {"pruning_ratio": report.ratio, "size": sizes[1] / 2**20, "param_count": report.parameters[1] / 1e6}
+    status.write("RUNNING", line, kpi=kpi)
+    status.write("SUCCESS", "Pruning finished successfully.")
+    say(line)
+    say(f"pruned model: {output}")
+    say(f"results: {folder}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    problems = [fault for fault in (key_fault(args.key), model_fault(args.model)) if fault]
+    if args.output_file is None and not args.dry_run:
+        problems.append(InputError("-o/--output_file is missing: the pruned model to write", hint="or --dry_run"))
+    elif args.output_file is not None:
+        problems += _output_faults(args)
+    if args.results_dir and Path(args.results_dir).expanduser().is_file():
+        problems.append(InputError(f"-r/--results_dir {args.results_dir}: this is a file, a folder is needed"))
+    if args.pruning_threshold is not None:
+        if args.target_ratio is not None:
+            problems.append(
+                InputError("-pth and --target_ratio both say how much goes", hint="leave out one of the two")
+            )
+        if not 0 <= args.pruning_threshold < 1:
+            problems.append(
+                InputError(f"-pth/--pruning_threshold is {args.pruning_threshold:g}, allowed: 0 up to but without 1")
+            )
+    if args.target_ratio is not None and not 0 < args.target_ratio <= 1:
+        problems.append(InputError(f"--target_ratio is {args.target_ratio:g}, allowed: above 0, up to 1"))
+    if args.pruning_granularity < 1:
+        problems.append(InputError(f"-pg/--pruning_granularity is {args.pruning_granularity}; at least 1 is needed"))
+    if args.min_num_filters < 0:
+        problems.append(InputError(f"-nf/--min_num_filters is {args.min_num_filters}; at least 0 is needed"))
+    raise_all(problems)
+
+
+def _output_faults(args: argparse.Namespace) -> list[InputError]:
+    path = Path(args.output_file).expanduser()
+    named = f"-o/--output_file {args.output_file}"
+    if path.suffix != ".keras":
+        return [
+            InputError(f"{named}: a pruned model is a .keras file", hint=f"for example {path.with_suffix('.keras')}")
+        ]
+    if path.is_dir():
+        return [InputError(f"{named}: is a folder; the name of a file is needed")]
+    model = Path(args.model).expanduser()
+    if path.exists() and model.exists() and path.samefile(model):
+        return [InputError(f"{named}: would replace the model that is pruned", hint="name another file")]
+    present = next(folder for folder in path.absolute().parents if folder.exists())
+    if not present.is_dir():
+        return [InputError(f"{named}: {present} is no folder")]
+    return []
+
+
+def _excluded(model, patterns: list[str]) -> list[str]:
+    """Names of the layers that `-el` and the heads' patterns mean.
+
+    Raises:
+        InputError: a name or pattern fits no layer; all of them at once.
+    """
+    names = [layer.name for layer in model.layers]
+    found, problems = set(), []
+    for pattern in (*patterns, *HEADS):
+        hits = fnmatch.filter(names, pattern)
+        if not hits:
+            near = difflib.get_close_matches(pattern, names, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "the pruning report names all layers"
+            problems.append(InputError(f"-el/--excluded_layers {pattern}: the model has no such layer", hint=hint))
+        found.update(hits)
+    raise_all(problems)
+    return [name for name in names if name in found]

@@ -1,0 +1,76 @@
+"""A functional network as a list of calls: which layer takes which tensors, in an order that can be followed."""
+
+from dataclasses import dataclass
+
+import keras
+
+from ssd.errors import ModelError
+
+Tensor = tuple[str, int]  # a layer's name and which of its calls made the tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer. Layers that are shared have several.
+
+    Args:
+        inputs: the tensors it takes; none for an input layer.
+        shapes: theirs, the batch first; for an input layer that of its output.
+    """
+
+    layer: keras.Layer
+    inputs: tuple[Tensor, ...]
+    shapes: tuple[tuple[int | None, ...], ...]
+    output: Tensor
+
+
+def calls(model: keras.Model) -> list[Call]:
+    """The calls of a functional model, each after those that make its inputs.
+
+    Raises:
+        ModelError: a layer gives more than one tensor.
+    """
+    waiting = []
+    for config in model.get_config()["layers"]:
+        layer = model.get_layer(config["config"]["name"])
+        nodes = config["inbound_nodes"] or [{}]  # an input layer has no node in the configuration
+        for index, node in enumerate(nodes):
+            taken = _tensors(node)
+            for name, _, output in (each["keras_history"] for each in taken):
+                if output:
+                    raise ModelError(f"layer {name} has more than one output, which none of our networks has")
+            inputs = tuple(tuple(each["keras_history"][:2]) for each in taken)
+            shapes = tuple(tuple(each["shape"]) for each in taken) or (tuple(layer.batch_shape),)
+            waiting.append(Call(layer, inputs, shapes, (layer.name, index)))
+    ordered, known = [], set()
+    while waiting:
+        ready = [call for call in waiting if known.issuperset(call.inputs)]
+        waiting = [call for call in waiting if not known.issuperset(call.inputs)]
+        ordered += ready
+        known |= {call.output for call in ready}
+    return ordered
+
+
+def outputs(model: keras.Model) -> list[Tensor]:
+    """The tensors that the model returns."""
+    return [(name, call) for name, call, _ in _triples(model.get_config()["output_layers"])]
+
+
+def _tensors(node) -> list[dict]:
+    """The tensors among a call's arguments, in order, as Keras describes them."""
+    if isinstance(node, dict):
+        if node.get("class_name") == "__keras_tensor__":
+            return [node["config"]]
+        return [found for value in node.values() for found in _tensors(value)]
+    if isinstance(node, (list, tuple)):
+        return [found for value in node for found in _tensors(value)]
+    return []
+
+
+def _triples(node) -> list[tuple[str, int, int]]:
+    """Keras' nested `output_layers`: [name, call, tensor], in lists or dictionaries."""
+    if isinstance(node, dict):
+        return [found for value in node.values() for found in _triples(value)]
+    if len(node) == 3 and isinstance(node[0], str):
+        return [tuple(node)]
+    return [found for value in node for found in _triples(value)]
