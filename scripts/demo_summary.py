@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-STEPS = ("data", "convert", "train", "evaluate", "inference")
+STEPS = ("data", "convert", "train", "evaluate", "prune", "retrain", "retrained", "inference")
 
 
 def main(folder: Path) -> None:
@@ -14,12 +14,19 @@ def main(folder: Path) -> None:
     for name, row in metrics["classes"].items():
         print(f"AP {name:<10} {row['AP']:.3f}")
     print(f"mAP at IoU {metrics['matching_iou_threshold']}  {metrics['mAP']:.3f}")
+    pruning = json.loads((folder / "prune" / "pruning.json").read_text())
+    retrained = json.loads((folder / "retrain" / "evaluate" / "metrics.json").read_text())
+    share = (
+        f"{pruning['pruning_ratio']:.0%} of the parameters, {pruning['macs'][1] / pruning['macs'][0]:.0%} of the MACs"
+    )
+    print(f"pruned to {share}, retrained: mAP {retrained['mAP']:.3f}")
     total = sum(seconds.values())
     print("seconds: " + ", ".join(f"{step} {seconds[step]}" for step in STEPS) + f"; {total} in all")
     for path in (
         folder / "train" / "learning_curve.png",
         folder / "evaluate" / "PR_curve.png",
         folder / "evaluate" / "worst_images.png",
+        folder / "prune" / "pruning.png",
         folder / "inference" / "images_annotated",
     ):
         print(path)

@@ -119,7 +119,7 @@ def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -
     report = None
     if start.resumed:
         restore(training, start.artifact.model, start.artifact.arrays)
-        _tell_of_ranges(is_quantized(start.artifact.model), is_quantized(training.detector))
+        _change_of_kind(start.progress, is_quantized(start.artifact.model), is_quantized(training.detector))
         if start.progress.order != order and start.progress.position:
             warn(f"epoch {start.progress.epoch + 1} starts again: its batches are not the ones of the checkpoint")
             start.progress.position = 0
@@ -135,11 +135,14 @@ def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -
     return report
 
 
-def _tell_of_ranges(before: bool, now: bool) -> None:
-    if now and not before:
+def _change_of_kind(progress: Progress, before: bool, now: bool) -> None:
+    if now == before:
+        return
+    if now:
         say("the float checkpoint goes on quantization-aware: ranges begin with the next batches")
-    elif before and not now:
+    else:
         say("the quantization-aware checkpoint goes on in float: its ranges are dropped")
+    progress.best_map = progress.best_epoch = None  # the best so far is of the other kind
 
 
 def _load(training: TrainingModel, start: Start) -> Report:

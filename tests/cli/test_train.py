@@ -117,15 +117,16 @@ def test_several_bad_flags_are_told_together(spec, tmp_path):
     assert [word in err for word in ("--gpus is 0", "-k/--key", "--initial_epoch is 0")] == [True] * 3
 
 
-def test_a_gpu_that_is_not_there_and_qat(spec, tmp_path):
+def test_a_gpu_that_is_not_there_and_a_convolution_that_is_not(spec, tmp_path):
     path = spec(1)
     code, _, err = ssd("-e", path, "-r", tmp_path / "r", "--gpu_index", "63")
     assert code == 2
     assert "--gpu_index 63: no such GPU on this machine" in err
-    path.write_text(path.read_text().replace("checkpoint_interval", "enable_qat: true checkpoint_interval"))
+    qat = 'enable_qat: true qat_config { keep_float: "conv_9" } checkpoint_interval'
+    path.write_text(path.read_text().replace("checkpoint_interval", qat))
     code, _, err = ssd("-e", path, "-r", tmp_path / "r")
     assert code == 2
-    assert "enable_qat" in err
+    assert 'training_config.qat_config.keep_float: "conv_9" fits none of the' in err
     assert not (tmp_path / "r").exists()
 
 

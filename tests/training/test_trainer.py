@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ssd.errors import InputError, ModelError, RunError
+from ssd.models.batch_norm import BatchNormalization
 from ssd.models.checkpoint import load_model, read_state
 from ssd.spec import load_experiment
 from ssd.training import run as run_module
@@ -70,9 +71,9 @@ def tiny_network(monkeypatch):
 
     def build(network, shape, classes, regularizer):
         images = keras.Input(shape, name="Input")
-        x = keras.layers.AveragePooling2D(32)(images)
+        x = keras.layers.AveragePooling2D(32, name="pool")(images)
         x = keras.layers.Conv2D(8, 1, use_bias=False, kernel_regularizer=keras.regularizers.L2(1e-4), name="conv1")(x)
-        x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="bn1")(x))
+        x = keras.layers.ReLU(name="relu1")(BatchNormalization(name="bn1")(x))
         logits = keras.layers.Conv2D(1 + classes, 1, name="ssd_conf_0")(x)
         offsets = keras.layers.Conv2D(4, 1, name="ssd_loc_0")(x)
         outputs = {
@@ -282,6 +283,71 @@ def test_the_original_way_of_resuming_and_initial_weights(spec, tmp_path):
     fresh = train(spec(epochs=1, extra=f'pretrain_model_path: "{second}"'), tmp_path / "fresh", Request())
     assert [row["epoch"] for row in plain_csv(fresh)] == ["1"]
     assert float(plain_csv(fresh)[0]["loss"]) < float(plain_csv(first)[0]["loss"])
+
+
+QAT = "enable_qat: true qat_config {{ settle_at: {} }}"
+
+
+def ranges(path: Path) -> dict[str, float]:
+    layers = load_model(path, verb=None).model.layers
+    return {layer.name: float(layer.get_weights()[0]) for layer in layers if layer.name.endswith("_qdq")}
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_an_interrupted_quantization_aware_run_goes_on_to_the_same_bits(ema, spec, tmp_path, monkeypatch):
+    experiment = spec(extra=QAT.format(0.5) + f" model_ema: {str(ema).lower()}")
+    whole = train(experiment, tmp_path / "whole", Request(deterministic=True))
+    found = ranges(whole / "weights/ssd_resnet10_last.keras")
+    assert set(found) == {"pool_qdq", "relu1_qdq"}
+    assert min(found.values()) > 0
+    for step in (3, 6):  # before and after ranges and batch statistics settled
+        cut = tmp_path / f"cut{step}"
+        with monkeypatch.context() as patched:
+            interrupt_at(patched, step)
+            with pytest.raises(Stopped):
+                train(experiment, cut, Request(deterministic=True))
+        train(experiment, cut, Request(resume=True, deterministic=True))
+        assert_same_run(whole, cut)
+
+
+def statistics(path: Path) -> list[np.ndarray]:
+    model = load_model(path, verb=None).model
+    return [*model.get_layer("bn1").get_weights()[2:], *ranges(path).values()]
+
+
+def test_ranges_and_batch_statistics_settle_and_weights_train_on(spec, tmp_path):
+    folder = train(spec(extra=QAT.format(0.5)), tmp_path / "r", Request())
+    second, last = (folder / f"weights/ssd_resnet10_epoch_00{n}.keras" for n in (2, 4))
+    for before, after in zip(statistics(second), statistics(last), strict=True):
+        np.testing.assert_array_equal(before, after)
+    kernels = [load_model(path, verb=None).model.get_layer("conv1").get_weights()[0] for path in (second, last)]
+    assert not np.array_equal(*kernels)
+    folder = train(spec(extra=QAT.format(1)), tmp_path / "s", Request())
+    second, last = (folder / f"weights/ssd_resnet10_epoch_00{n}.keras" for n in (2, 4))
+    assert not any(np.array_equal(*pair) for pair in zip(statistics(second), statistics(last), strict=True))
+
+
+def test_a_float_run_goes_on_quantization_aware_and_back(spec, tmp_path, capfd):
+    from ssd import console
+
+    console.set_up()
+    folder = train(spec(epochs=2), tmp_path / "r", Request())
+    last = folder / "weights/ssd_resnet10_last.keras"
+    assert not ranges(last)
+    before = contents(last)
+    train(spec(epochs=3, extra=QAT.format(1), period=1), folder, Request(resume=True))
+    said = capfd.readouterr()
+    assert "the float checkpoint goes on quantization-aware" in said.out
+    assert "training_config.qat" in said.err
+    assert len(ranges(last)) == 2
+    assert read_state(last)[0]["best_epoch"] == 3  # the float epochs no longer count
+    after = contents(last)
+    assert int(after["counter"]) == int(before["counter"]) + 2
+    assert after["optimizer.conv1_kernel_momentum"].any()
+    train(spec(epochs=4), folder, Request(resume=True))
+    assert "goes on in float: its ranges are dropped" in capfd.readouterr().out
+    assert not ranges(last)
+    assert [row["epoch"] for row in plain_csv(folder)] == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("monitor", ["loss", "validation_loss"])

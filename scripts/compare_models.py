@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Compares models of one data set: mAP, parameters, multiply-adds, size, latency, as a table, JSON and picture.
+
+    python scripts/compare_models.py -r runs/compared float=a/weights/x_best.keras pruned=b/weights/x_best.keras
+
+evaluates each model on the validation data of its own spec (or of -e SPEC) and times the networks in turns, one image a
+batch, without NMS. A quantization-aware model is not timed: what it gains, it gains as an INT8 engine.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("-r", "--results_dir", required=True, type=Path)
+    parser.add_argument("-e", "--experiment_spec", help="for all models, instead of their own")
+    args = parser.parse_args()
+    named = dict(pair.partition("=")[::2] for pair in args.models)
+    if missing := [path for path in named.values() if not Path(path).is_file()]:
+        parser.error(f"no such model: {', '.join(missing)}")
+
+    rows = []
+    for name, path in named.items():
+        folder = args.results_dir / name
+        spec = ["-e", args.experiment_spec] if args.experiment_spec else []
+        command = ["ssd", "evaluate", "-m", path, "-r", str(folder), "--gallery", "0", "-q", *spec]
+        if subprocess.run(command).returncode:
+            return 1
+        metrics = json.loads((folder / "metrics.json").read_text())
+        rows.append({"name": name, "model": path, "mAP": metrics["mAP"], "AP": metrics["coco"]["AP"]})
+    measure(rows)
+    show(rows)
+    (args.results_dir / "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
+    draw(rows, args.results_dir / "comparison.png")
+    print(f"results: {args.results_dir}")
+    return 0
+
+
+def measure(rows: list[dict]) -> None:
+    """Adds what is read off the networks."""
+    from ssd.models.checkpoint import load_model
+    from ssd.models.latency import latencies
+    from ssd.models.macs import layer_macs
+    from ssd.quantization.rewrite import is_quantized
+
+    models = [load_model(row["model"], verb=None).model for row in rows]
+    timed = [not is_quantized(model) for model in models]
+    times = iter(latencies([model for model, plain in zip(models, timed, strict=True) if plain]))
+    for row, model, plain in zip(rows, models, timed, strict=True):
+        row["parameters"] = model.count_params()
+        row["macs"] = sum(map(layer_macs, model.layers))
+        row["latency_ms"] = next(times) if plain else None
+
+
+def show(rows: list[dict]) -> None:
+    from ssd.tables import count, table
+
+    cells = []
+    for row in rows:
+        latency = "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}"
+        share = f"{row['parameters'] / rows[0]['parameters']:.0%}", f"{row['macs'] / rows[0]['macs']:.0%}"
+        numbers = count(row["parameters"]), share[0], count(row["macs"]), share[1]
+        cells.append((row["name"], f"{row['mAP']:.4f}", f"{row['AP']:.4f}", *numbers, latency))
+    print(table(("model", "mAP", "COCO AP", "parameters", "", "MACs", "", "latency, ms"), cells))
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """mAP over multiply-adds, one point a model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for row in rows:
+        axes.scatter(row["macs"] / 1e9, row["mAP"], s=60, color="#1f4e79")
+        axes.annotate(row["name"], (row["macs"] / 1e9, row["mAP"]), xytext=(6, 4), textcoords="offset points")
+    axes.set(xlabel="G multiply-adds an image", ylabel="mAP", xlim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
