@@ -16,10 +16,9 @@ def main(folder: Path) -> None:
     print(f"mAP at IoU {metrics['matching_iou_threshold']}  {metrics['mAP']:.3f}")
     pruning = json.loads((folder / "prune" / "pruning.json").read_text())
     retrained = json.loads((folder / "retrain" / "evaluate" / "metrics.json").read_text())
-    share = (
-        f"{pruning['pruning_ratio']:.0%} of the parameters, {pruning['macs'][1] / pruning['macs'][0]:.0%} of the MACs"
-    )
-    print(f"pruned to {share}, retrained: mAP {retrained['mAP']:.3f}")
+    macs = pruning["macs"][1] / pruning["macs"][0]
+    left = f"{pruning['pruning_ratio']:.0%} of the parameters and {macs:.0%} of the multiply-adds"
+    print(f"pruned to {left}, retrained: mAP {retrained['mAP']:.3f}")
     total = sum(seconds.values())
     print("seconds: " + ", ".join(f"{step} {seconds[step]}" for step in STEPS) + f"; {total} in all")
     for path in (

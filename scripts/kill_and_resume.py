@@ -25,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-e", "--experiment_spec_file", required=True)
     parser.add_argument("-r", "--results_dir", required=True, type=Path, help="a new folder")
+    parser.add_argument("-m", "--resume_model_weights", help="initial weights of both runs, a pruned model for example")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -33,7 +34,7 @@ def main() -> int:
     rng = random.Random(args.seed)
 
     unbroken, killed = args.results_dir / "unbroken", args.results_dir / "killed"
-    Training(args.experiment_spec_file, unbroken).finish()
+    Training(args, unbroken).finish()
     rows = read_state(last(unbroken))[0]["history"]
     pace = float(np.median([row["seconds"] for row in rows]))
     print(f"unbroken: {len(rows)} epochs of {pace:.1f} s")
@@ -42,9 +43,9 @@ def main() -> int:
     # Not in the last epoch: something must be left to train.
     moments = sorted(rng.uniform(0, len(rows) - 1) for _ in range(args.kills))
     for number, moment in enumerate(moments, start=1):
-        Training(args.experiment_spec_file, killed).kill_at(moment, pace)
+        Training(args, killed).kill_at(moment, pace)
         print(f"{number:4d}  {moment:14.2f}  epoch {epoch_of(killed) or 0}", flush=True)
-    Training(args.experiment_spec_file, killed).finish()
+    Training(args, killed).finish()
 
     different = differences(last(unbroken), last(killed))
     total = len(numbers(last(unbroken)))
@@ -57,10 +58,11 @@ def main() -> int:
 class Training:
     """`ssd train --deterministic` as a process, resumed where there is something to resume."""
 
-    def __init__(self, spec: str, folder: Path):
+    def __init__(self, args: argparse.Namespace, folder: Path):
         self.epoch = epoch_of(folder)  # to go on after
-        command = [sys.executable, "-m", "ssd", "train", "-e", spec, "-r", str(folder), "--deterministic"]
-        command += ["--resume"] if self.epoch is not None else []
+        command = [sys.executable, "-m", "ssd", "train", "-e", args.experiment_spec_file, "-r", str(folder)]
+        weights = ["-m", args.resume_model_weights] if args.resume_model_weights else []
+        command += ["--deterministic", *(weights if self.epoch is None else ["--resume"])]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def finish(self) -> None:
