@@ -90,10 +90,11 @@ def test_a_small_network_learns_a_step_and_comes_back_from_a_file(network, arch,
 
 
 @pytest.mark.networks
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dssd", [False, True])
 @pytest.mark.parametrize(("arch", "nlayers"), NETWORKS)
-def test_every_network_learns_a_step_and_comes_back_from_a_file(network, arch, nlayers, dssd, tmp_path):
-    # SSD in colour, DSSD in gray and with the prediction module: every part once on every network.
+def test_every_network_learns_a_step_and_comes_back_from_a_file(network, arch, nlayers, dssd, channels, tmp_path):
+    # DSSD with the prediction module too: every part on every network.
     spec = network(arch=arch, nlayers=nlayers, dssd=dssd, pred_num_channels=256 if dssd else 0)
-    learns_and_comes_back(spec, 1 if dssd else 3, tmp_path / "model.keras")
+    learns_and_comes_back(spec, channels, tmp_path / "model.keras")
     keras.backend.clear_session()
