@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a detector from an experiment spec",
     "evaluate": "measure a detector on the validation data: VOC AP and COCO metrics",
     "prune": "remove the filters of a trained detector that count least",
+    "export": "write a detector as ONNX (float32, float16, INT8), as an engine, for DeepStream and Triton",
     "inference": "detect objects in images: annotated pictures, KITTI labels, JSON",
 }
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "training": BASE | {"spec", "boxes", "models", "quantization", "data", "evaluation", "inspection", "visualize"},
     "pruning": BASE | {"models"},
     "quantization": BASE | {"models"},
-    "deploy": BASE | {"spec", "boxes", "models"},
+    "deploy": BASE | {"spec", "boxes", "models", "quantization", "data", "evaluation"},
     "inference": BASE | {"spec", "data", "evaluation", "visualize"},
     "commands": BASE
     | {"spec", "boxes", "models", "data", "evaluation", "training", "pruning", "quantization"}

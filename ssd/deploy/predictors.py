@@ -2,17 +2,23 @@
 
 import dataclasses
 import os
+import secrets
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from ssd import console
 from ssd.boxes.nms import Detections, detect
-from ssd.errors import ModelError
+from ssd.deploy.graph_predictor import GraphPredictor
+from ssd.errors import InputError, ModelError
 from ssd.models.checkpoint import load_model
 from ssd.models.detector import anchors_for, num_classes
 from ssd.spec.config import Experiment, Nms
+
+ENGINE_MARKS = (b"ftrt", b"ptrt")
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
 class KerasPredictor:
@@ -82,33 +88,88 @@ class _Detector(keras.Model):
         return self._detect(self.network(images, training=False))._asdict()
 
 
+Predictor = KerasPredictor | GraphPredictor
+
+
 def load_predictor(
     path: str | os.PathLike,
     experiment: Experiment | None = None,
     *,
     verb: str = "inference",
     precision: str = "float32",
-) -> KerasPredictor:
+    provider: str | None = None,
+) -> Predictor:
     """Opens a model file for prediction.
 
     Args:
-        path: a `.keras` file, or TAO's `.hdf5`.
+        path: a `.keras` file, TAO's `.hdf5`, an `.onnx` graph or an engine that `ssd export` wrote.
         experiment: overrides the NMS, evaluation and data settings stored in the model; the network and its input are
             the model's own, and a warning names what differs. TAO's models store no settings: all are taken from here.
         verb: what the stored spec must serve where `experiment` is None.
+        precision: of a Keras network; graphs and engines have theirs.
+        provider: what runs an ONNX graph, see `ssd.deploy.onnx_session`.
 
     Raises:
         ModelError: the file cannot be used, or is for other classes or another input than `experiment`.
     """
     verb = verb if experiment is None else "inference"
+    if kind := _exported(Path(path).expanduser()):
+        return _load_graph(Path(path).expanduser(), kind, experiment, verb, provider)
+    if provider is not None:
+        raise InputError(f"--provider {provider} is for ONNX graphs", hint="leave it out")
     artifact = load_model(path, precision=precision, verb=verb, spec=experiment)
-    spec = artifact.spec if experiment is None else _combine(experiment, artifact.spec, str(path))
+    spec = artifact.spec if experiment is None else combine(experiment, artifact.spec, str(path))
     _check(artifact.model, spec, str(path))
     return KerasPredictor(artifact.model, spec)
 
 
-def _combine(given: Experiment, stored: Experiment, path: str) -> Experiment:
-    """`given`, with the network and the input that the model was trained with."""
+def open_graph(proto, folder: str | os.PathLike, spec: Experiment) -> GraphPredictor:
+    """A predictor of a graph in memory, through a file of `folder`: what a file on a disk would give."""
+    from ssd.deploy.onnx_session import open_onnx
+
+    path = Path(folder) / f"{secrets.token_hex(4)}.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return GraphPredictor(*open_onnx(path), spec)
+
+
+def _exported(path: Path) -> str | None:
+    """ "onnx" or "engine", by the first bytes or, since ONNX has no mark, the suffix; None for anything else."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+    except OSError:
+        return None  # told with the other kinds
+    if head in ENGINE_MARKS or path.suffix.lower() in ENGINE_SUFFIXES:
+        return "engine"
+    return "onnx" if path.suffix.lower() == ".onnx" else None
+
+
+def _load_graph(path: Path, kind: str, experiment: Experiment | None, verb: str, provider: str | None):
+    from ssd.spec import experiment_from_text
+
+    if kind == "onnx":
+        from ssd.deploy.onnx_session import open_onnx
+
+        runner, metadata = open_onnx(path, provider)
+    else:
+        from ssd.deploy.engine_runner import open_engine
+
+        if provider is not None:
+            raise InputError(f"--provider {provider} is for ONNX graphs", hint="leave it out")
+        runner, metadata = open_engine(path)
+    stored = experiment_from_text(metadata.spec, f"{path}:metadata", verb)
+    spec = stored if experiment is None else combine(experiment, stored, str(path))
+    if metadata.nms != "none" and spec.nms != stored.nms:
+        console.warn(f"{path}: its NMS is in the graph ({metadata.nms}); nms_config of the spec is not used")
+    return GraphPredictor(runner, metadata, spec)
+
+
+def combine(given: Experiment, stored: Experiment, path: str) -> Experiment:
+    """`given`, with the network and the input that the model was trained with.
+
+    Raises:
+        ModelError: another input, or other classes.
+    """
     size, own_size = _input_shape(given), _input_shape(stored)
     if size != own_size:
         raise ModelError(

@@ -56,6 +56,11 @@ def outputs(model: keras.Model) -> list[Tensor]:
     return [(name, call) for name, call, _ in _triples(model.get_config()["output_layers"])]
 
 
+def named_outputs(model: keras.Model) -> dict[str, Tensor]:
+    """The same by name, for a model whose outputs have names, as a detector's."""
+    return {name: (layer, call) for name, (layer, call, _) in model.get_config()["output_layers"].items()}
+
+
 def _tensors(node) -> list[dict]:
     """The tensors among a call's arguments, in order, as Keras describes them."""
     if isinstance(node, dict):

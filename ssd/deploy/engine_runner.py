@@ -1,0 +1,75 @@
+"""TensorRT engines on a GPU: pinned buffers made once, one stream, any batch up to the largest."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ssd.deploy.cuda import memory
+from ssd.deploy.graph_predictor import Runner
+from ssd.deploy.onnx_metadata import Metadata
+from ssd.deploy.tensorrt_engine import PYTHON_MODULES, capture_errors, installed, read_sidecar
+from ssd.errors import InputError, ModelError
+
+
+def open_engine(path: str | os.PathLike) -> tuple[Runner, Metadata]:
+    """An engine that `ssd export` built, ready to run.
+
+    Raises:
+        InputError: the library it was built with, or one for the GPU's memory, is not installed.
+        ModelError: no engine, not of its JSON file, or built for another GPU or version.
+        RunError: there is no GPU.
+    """
+    sidecar, metadata = read_sidecar(path)
+    trt = installed(sidecar.builder)
+    if trt is None:
+        raise InputError(f"the engine needs {' or '.join(PYTHON_MODULES[sidecar.builder])}", where=str(path))
+    device = memory()
+    logger, messages = capture_errors(trt)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(Path(path).read_bytes())
+    if engine is None:
+        reason = messages[0] if messages else "TensorRT does not say why"
+        raise ModelError(
+            f"it cannot be opened here: {reason}; built with {sidecar.builder} {sidecar.builder_version} for "
+            f"{sidecar.built_for}",
+            where=str(path),
+            hint="build it anew on this machine",
+        )
+    most = sidecar.batches.most
+    return Runner(_Execution(trt, runtime, engine, device, most).run, largest=most), metadata
+
+
+class _Execution:
+    """The buffers of an engine and one run of it.
+
+    Args:
+        runtime: kept, since the engine needs it as long as it lives.
+        most: images of a call.
+    """
+
+    def __init__(self, trt, runtime, engine, device, most: int):
+        self._runtime, self._engine, self._device = runtime, engine, device
+        self._context = engine.create_execution_context()
+        self._buffers, self._outputs = {}, []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            shape = (most, *tuple(engine.get_tensor_shape(name))[1:])
+            self._buffers[name] = device.allocate(shape, trt.nptype(engine.get_tensor_dtype(name)))
+            self._context.set_tensor_address(name, self._buffers[name].device)
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
+                self._outputs.append(name)
+            else:
+                self._input = name
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """One batch through the engine."""
+        count, source = len(images), self._buffers[self._input]
+        source.host[:count] = images
+        self._context.set_input_shape(self._input, images.shape)
+        self._device.to_device(source, count)
+        self._context.execute_async_v3(self._device.stream)
+        for name in self._outputs:
+            self._device.to_host(self._buffers[name], count)
+        self._device.wait()
+        return {name: self._buffers[name].host[:count].copy() for name in self._outputs}

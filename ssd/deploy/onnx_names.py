@@ -1,0 +1,112 @@
+"""Names in an ONNX graph after the layers that its nodes come from: stable, and the same in every file of a network."""
+
+import re
+from collections.abc import Sequence
+
+import onnx
+
+INPUT, BOXES, SCORES = "Input", "boxes", "scores"  # of a graph without NMS
+DECODE, PREPROCESS = "decode", "preprocess"  # scopes of what belongs to no layer
+
+# What the converter puts between layers: changes of layout, under names of its own.
+INSERTED = re.compile(r"__\d+$")
+LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+# Inputs of a node that are weights, by op type.
+WEIGHTS = {op: {1: "kernel", 2: "bias"} for op in ("Conv", "ConvTranspose")}
+WEIGHTS["BatchNormalization"] = {1: "gamma", 2: "beta", 3: "moving_mean", 4: "moving_variance"}
+
+
+def name_tensors(proto: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
+    """Renames everything but the graph's inputs and outputs.
+
+    The tensor that a layer hands on gets the layer's name, whatever else it makes `layer/op`, its weights
+    `layer/kernel` and so on, nodes `layer/op`.
+
+    Args:
+        proto: names of nodes begin with the name of a scope, a layer or another part, and a stroke.
+        layers: their names.
+    """
+    graph = proto.graph
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    scopes = _scopes(graph)
+    # The last node of a layer makes what the layer hands on; what the converter put in between does not.
+    last = {scopes[node.name]: node.name for node in graph.node if not _inserted(node)}
+    names, nodes = _Names(kept), _Names(set())
+    names.taken |= set(layers)
+    new: dict[str, str] = {}
+    for node in graph.node:
+        scope = scopes[node.name]
+        for name in node.output:
+            if name not in kept:
+                handed_on = scope in layers and last.get(scope) == node.name and name == node.output[0]
+                new[name] = scope if handed_on else names.unused(f"{scope}/{node.op_type.lower()}")
+    initializers = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in initializers and name not in new:
+                role = WEIGHTS.get(node.op_type, {}).get(index, "constant")
+                new[name] = names.unused(f"{scopes[node.name]}/{role}")
+    for node in graph.node:
+        node.name = nodes.unused(f"{scopes[node.name]}/{node.op_type}")
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
+    del graph.value_info[:]  # shapes are inferred anew, under the new names
+    return proto
+
+
+def drop_idle_reshapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Takes out reshapes that change nothing: what is left of a change of layout where a map has one cell."""
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    shapes = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        # The batch is one number throughout, known or not.
+        shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
+    kept = {value.name for value in proto.graph.output}
+    same: dict[str, str] = {}
+    for node in list(proto.graph.node):
+        source = same.get(node.input[0], node.input[0]) if node.input else ""
+        idle = node.op_type == "Reshape" and shapes.get(node.output[0]) and node.output[0] not in kept
+        if idle and shapes.get(source) == shapes[node.output[0]] and all(shapes[source]):
+            same[node.output[0]] = source
+            proto.graph.node.remove(node)
+        else:
+            node.input[:] = [same.get(name, name) for name in node.input]
+    return proto
+
+
+class _Names:
+    """Names that were given away."""
+
+    def __init__(self, taken: set[str]):
+        self.taken = set(taken)
+
+    def take(self, name: str) -> str:
+        self.taken.add(name)
+        return name
+
+    def unused(self, name: str) -> str:
+        found, number = name, 1
+        while found in self.taken:
+            found, number = f"{name}_{number}", number + 1
+        return self.take(found)
+
+
+def _inserted(node: onnx.NodeProto) -> bool:
+    return node.op_type in LAYOUT and INSERTED.search(node.name) is not None
+
+
+def _scopes(graph: onnx.GraphProto) -> dict[str, str]:
+    """The scope of each node: by its name, else by its weights', else that of the first that takes its output."""
+    weights = {tensor.name for tensor in graph.initializer}
+    scopes: dict[str, str] = {}
+    taker: dict[str, str] = {}
+    for node in reversed(graph.node):
+        named = [node.name, *(name for name in node.input if name in weights)]
+        found = [name.partition("/")[0] for name in named if "/" in name]
+        found += [taker[name] for name in node.output if name in taker]
+        scopes[node.name] = found[0] if found else "graph"
+        for name in node.input:
+            taker[name] = scopes[node.name]
+    return scopes
