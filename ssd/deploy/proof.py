@@ -1,4 +1,4 @@
-"""The proof of an export: mAP of the Keras model, of the float graph and of the exported one, on the validation data."""
+"""The proof of an export: mAP of the Keras model, the float graph and the exported one on the validation data."""
 
 import tempfile
 from dataclasses import dataclass
