@@ -81,12 +81,23 @@ def spec_text():
     return lambda training, validation: SPEC.format(training=training, validation=validation)
 
 
-@pytest.fixture(scope="session")
-def tao_files():
-    """The module beside this one that writes TAO's files; tests are no packages, so it has to be found."""
+def beside(name):
+    """The module of that name in this folder; tests are no packages, so it has to be found."""
     from importlib import util
 
-    spec = util.spec_from_file_location("tao_files", os.path.join(os.path.dirname(__file__), "tao_files.py"))
+    spec = util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{name}.py"))
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def tao_files():
+    """The module that writes TAO's files."""
+    return beside("tao_files")
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The module that makes small networks and graphs."""
+    return beside("small_networks")

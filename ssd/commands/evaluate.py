@@ -6,14 +6,18 @@ import json
 import time
 from pathlib import Path
 
-from ssd.commands.flags import batch_size_fault, key_fault, model_fault
+from ssd.commands.flags import PROVIDERS, add_key, batch_size_fault, model_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-m", "--model_path", required=True, metavar="FILE", help="model to evaluate (.keras or TAO's .hdf5)"
+        "-m",
+        "--model_path",
+        required=True,
+        metavar="FILE",
+        help="model (.keras, .onnx, .engine, TAO's .hdf5)",
     )
     parser.add_argument("-e", "--experiment_spec", metavar="FILE", help="experiment spec; default: the model's own")
     parser.add_argument("-i", "--image_dir", metavar="DIR", help="validation images, instead of the spec's (with -l)")
@@ -29,12 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gallery", type=int, default=12, metavar="N", help="images in the gallery of the worst; 0: none (default: 12)"
     )
-    parser.add_argument("-k", "--key", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--provider", choices=PROVIDERS, help="what runs an ONNX graph; default: CUDA where there is one"
+    )
+    add_key(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
     from ssd.data.pipeline import evaluation_loader
+    from ssd.deploy.encryption import plain_file
     from ssd.deploy.predictors import load_predictor
     from ssd.files import results_folder
     from ssd.spec import load_experiment
@@ -43,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
     # With folders of its own, the command asks nothing of the spec's validation data.
     verb = "inference" if args.image_dir else "evaluate"
     given = load_experiment(args.experiment_spec, verb) if args.experiment_spec else None
-    predictor = load_predictor(args.model_path, given, verb=verb)
+    with plain_file(args.model_path, args.key) as path:
+        predictor = load_predictor(path, given, verb=verb, provider=args.provider)
     spec = _with_folders(predictor.spec, args)
     loader = evaluation_loader(spec, batch_size=args.batch_size or spec.evaluation.batch_size)
     folder = results_folder(args.results_dir or Path(args.model_path).expanduser().parent / "evaluate")
@@ -62,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    faults = key_fault(args.key), model_fault(args.model_path), batch_size_fault(args.batch_size)
+    faults = model_fault(args.model_path), batch_size_fault(args.batch_size)
     raise_all([fault for fault in faults if fault])
     if args.gallery < 0:
         raise InputError(f"--gallery is {args.gallery}; a number of images, or 0 for none, is needed")
@@ -93,10 +102,12 @@ def _evaluate(args: argparse.Namespace, spec, predictor, loader, folder: Path) -
     from ssd.evaluation.plots import pr_curve
     from ssd.evaluation.report import as_json, coco_lines, mean_line, table
     from ssd.evaluation.run import evaluate_loader
+    from ssd.evaluation.stopwatch import Stopwatch
     from ssd.files import write_text
 
     start = time.perf_counter()
-    results = evaluate_loader(predictor.predict, loader, label="evaluate")
+    stopwatch = Stopwatch(predictor.predict)
+    results = evaluate_loader(stopwatch, loader, label="evaluate")
     seconds = time.perf_counter() - start
 
     rules = spec.evaluation
@@ -108,6 +119,7 @@ def _evaluate(args: argparse.Namespace, spec, predictor, loader, folder: Path) -
     say(mean_line(report))
     say(coco_lines(coco))
     say(f"{len(results)} images in {seconds:.1f} s, {len(results) / seconds:.1f} images/s with loading")
+    say(stopwatch.line())
     causes = diagnose(results, report, matches, spec)
     if causes:
         warn("\n".join(causes))
@@ -117,6 +129,7 @@ def _evaluate(args: argparse.Namespace, spec, predictor, loader, folder: Path) -
         "model": str(args.model_path),
         "seconds": round(seconds, 3),
         "images_per_second": round(len(results) / seconds, 3),
+        **stopwatch.facts(),
     }
     for picture in (curve, gallery):  # of an earlier evaluation, if this one draws none
         picture.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ssd.commands.flags import model_fault
+from ssd.commands.flags import add_key, model_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", required=True, metavar="FILE", help="trained model (.keras or TAO's .hdf5)")
     parser.add_argument("-o", "--output_file", metavar="FILE", help="graph to write; default: the model's name, .onnx")
     parser.add_argument("-e", "--experiment_spec", metavar="FILE", help="another spec: its NMS and validation data")
-    parser.add_argument("-k", "--key", metavar="KEY", help="of an encrypted model, and for an .etlt output")
+    add_key(parser)
     parser.add_argument("-r", "--results_dir", metavar="DIR", help="folder of the report; default: that of the graph")
     graph = parser.add_argument_group("graph")
     graph.add_argument(
@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     output = _check(args)
+    _check_inputs(args)
     from ssd.deploy import export_graph, proof
     from ssd.deploy.encryption import plain_file
     from ssd.models.checkpoint import load_model
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
     with plain_file(args.model, args.key) as path:
         artifact = load_model(path, verb="export", spec=given)
     spec = _spec(given, artifact, args.model)
+    if args.data_type == "int8":
+        _check_ranges(args, artifact.model)
     source = export_graph.prepare(artifact, spec)
     pixels, batch = args.embed_preprocess, args.static_batch_size if args.static_batch_size > 0 else None
     plain = export_graph.float_graph(source, opset=args.target_opset, batch=batch, pixels=pixels)
@@ -104,6 +107,26 @@ def run(args: argparse.Namespace) -> None:
     _write(args, output, graph(exported, args.nms, args.data_type), source, ranges, rows)
 
 
+def _check_inputs(args: argparse.Namespace) -> None:
+    """Looks at the files that a long export would stumble over at its end."""
+    if args.engine_file:
+        from ssd.deploy.tensorrt_engine import builder_module, capability_name
+
+        _, trt = builder_module(args.compute_capability)
+        if args.compute_capability:
+            capability_name(args.compute_capability, trt)
+    if args.data_type != "int8":
+        return
+    if args.cal_image_dir:
+        from ssd.data.calibration import choose_images
+
+        choose_images(args.cal_image_dir, args.batches * args.batch_size, seed=0)
+    if args.cal_cache_file and Path(args.cal_cache_file).expanduser().exists():
+        from ssd.quantization.calibration_cache import read_cache
+
+        read_cache(args.cal_cache_file)
+
+
 def _spec(given, artifact, path: str):
     """The model's spec; NMS settings and validation data of `-e` where it is given."""
     if given is None or artifact.spec is given:
@@ -111,6 +134,19 @@ def _spec(given, artifact, path: str):
     from ssd.deploy.predictors import combine
 
     return combine(given, artifact.spec, path)
+
+
+def _check_ranges(args, model) -> None:
+    """Whether there is anything to find INT8 ranges with, before the graph is made."""
+    from ssd.quantization.rewrite import is_quantized
+
+    files = [Path(name).expanduser() for name in (args.cal_cache_file, args.cal_data_file) if name]
+    known = is_quantized(model) and not args.force_ptq
+    if not known and not args.cal_image_dir and not any(file.exists() for file in files):
+        raise InputError(
+            "--data_type int8 needs ranges: none are in the model, and no images were named to find them with",
+            hint="--cal_image_dir DIR; or --cal_cache_file of an earlier export; or train with enable_qat: true",
+        )
 
 
 def _precise(args, plain, source):
@@ -294,9 +330,28 @@ def _check(args: argparse.Namespace) -> Path:
     for flag, given in (("--keep_fp", args.keep_fp), ("--cal_image_dir", args.cal_image_dir)):
         if given and not int8:
             problems.append(InputError(f"{flag} is for INT8", hint="--data_type int8"))
+    problems += _runtime_faults(args)
     raise_all(problems)
     if args.strict_type_constraints:
         warn("-s/--strict_type_constraints has no effect: the graph says every type")
     if args.onnx_route:
         warn("--onnx_route has no effect: there is one")
     return output
+
+
+def _runtime_faults(args: argparse.Namespace) -> list[InputError]:
+    """Kinds of graphs that a runtime does not take."""
+    problems = []
+    if args.gen_ds_config and args.nms != "efficient_nms":
+        problems.append(InputError("--gen_ds_config: DeepStream wants NMS in the graph", hint="--nms efficient_nms"))
+    if args.gen_ds_config and args.embed_preprocess:
+        problems.append(InputError("--gen_ds_config: nvinfer preprocesses itself", hint="leave out --embed_preprocess"))
+    if args.triton and args.nms == "efficient_nms" and not args.engine_file:
+        problems.append(
+            InputError(
+                "--triton: NMS of this kind runs in an engine only", hint="--engine_file FILE, or --nms standard"
+            )
+        )
+    if args.compute_capability and args.nms != "none":
+        problems.append(InputError("--compute_capability: TensorRT-RTX has no NMS", hint="--nms none"))
+    return problems

@@ -1,17 +1,16 @@
 """Flags that several verbs share, and what is wrong with their values."""
 
+import argparse
 from pathlib import Path
 
 from ssd.errors import InputError
 
+PROVIDERS = ("cpu", "cuda", "tensorrt")  # of ONNX Runtime, as in ssd.deploy.onnx_session
 
-def key_fault(key: str | None) -> InputError | None:
-    """TAO's `-k` opens encrypted models; there are none here yet."""
-    if key is None:
-        return None
-    return InputError(
-        "-k/--key: encrypted models (.tlt, .etlt) cannot be read yet", hint="leave -k out: .keras models have no key"
-    )
+
+def add_key(parser: argparse.ArgumentParser) -> None:
+    """`-k`, which TAO's users give with every command; it opens what `ssd` encrypted."""
+    parser.add_argument("-k", "--key", metavar="KEY", help="of an encrypted model (.tlt, .etlt)")
 
 
 def model_fault(path: str) -> InputError | None:

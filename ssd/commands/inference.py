@@ -5,14 +5,14 @@ import itertools
 import time
 from pathlib import Path
 
-from ssd.commands.flags import batch_size_fault, key_fault, model_fault
+from ssd.commands.flags import PROVIDERS, add_key, batch_size_fault, model_fault
 from ssd.console import say, warn
 from ssd.errors import DataError, InputError, raise_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-m", "--model_path", required=True, metavar="FILE", help="model to use (.keras or TAO's .hdf5)"
+        "-m", "--model_path", required=True, metavar="FILE", help="model (.keras, .onnx, .engine, TAO's .hdf5)"
     )
     parser.add_argument(
         "-i",
@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-b", "--batch_size", type=int, metavar="N", help="images per batch; default: eval_config.batch_size"
     )
     parser.add_argument("--json", metavar="FILE", help="write all detections to this file too, as a COCO result list")
-    parser.add_argument("-k", "--key", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--provider", choices=PROVIDERS, help="what runs an ONNX graph; default: CUDA where there is one"
+    )
+    add_key(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,7 +47,9 @@ def run(args: argparse.Namespace) -> None:
     outputs = output_names(paths, folder)
 
     from ssd.data.pipeline import image_loader
+    from ssd.deploy.encryption import plain_file
     from ssd.deploy.predictors import load_predictor
+    from ssd.evaluation.stopwatch import Stopwatch
     from ssd.files import results_folder, write_text
     from ssd.inference.outputs import Writer
     from ssd.inference.run import infer
@@ -52,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     from ssd.status import StatusLog
 
     given = load_experiment(args.experiment_spec, "inference") if args.experiment_spec else None
-    predictor = load_predictor(args.model_path, given, verb="inference")
+    with plain_file(args.model_path, args.key) as path:
+        predictor = load_predictor(path, given, verb="inference", provider=args.provider)
     spec = predictor.spec
     least = spec.nms.confidence_threshold
     if least > threshold:
@@ -71,11 +77,12 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         results_folder(Path(args.json).expanduser().parent, "--json")
     results_folder(folder)
+    stopwatch = Stopwatch(predictor.predict)
     status = StatusLog(folder)
     status.write("STARTED", f"Starting {'DSSD' if spec.network.dssd else 'SSD'} Inference.")
     try:
         writer = Writer(paths, outputs, spec.classes, threshold, keep=args.json is not None)
-        done = infer(predictor.predict, itertools.chain([first], batches), writer, len(paths))
+        done = infer(stopwatch, itertools.chain([first], batches), writer, len(paths))
         if args.json:
             write_text(Path(args.json).expanduser(), writer.json_text())
     except KeyboardInterrupt:
@@ -85,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         status.write("FAILURE", str(error))
         raise
     _summary(writer, done, len(paths), time.perf_counter() - start, _unreadable(loader), threshold)
+    say(stopwatch.line())
     status.write("SUCCESS", "Inference finished successfully.")
     say(f"results: {folder}")
 
@@ -109,7 +117,7 @@ def _unreadable(loader) -> list[str]:
 
 def _check(args: argparse.Namespace) -> float:
     """Refuses flags that cannot be meant; returns the threshold."""
-    faults = key_fault(args.key), model_fault(args.model_path), batch_size_fault(args.batch_size)
+    faults = model_fault(args.model_path), batch_size_fault(args.batch_size)
     raise_all([fault for fault in faults if fault])
     if args.json is not None and Path(args.json).expanduser().is_dir():
         raise InputError(f"--json {args.json}: is a folder; the name of a file is needed")

@@ -3,9 +3,10 @@
 import argparse
 import difflib
 import fnmatch
+import tempfile
 from pathlib import Path
 
-from ssd.commands.flags import key_fault, model_fault
+from ssd.commands.flags import add_key, model_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
 
@@ -17,10 +18,8 @@ HEADS = ("ssd_conf_*", "ssd_loc_*")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", required=True, metavar="FILE", help="trained model (.keras or TAO's .hdf5)")
-    parser.add_argument("-o", "--output_file", metavar="FILE", help="pruned model to write (.keras)")
-    parser.add_argument(
-        "-e", "--experiment_spec", metavar="FILE", help="the spec of a TAO .hdf5, which has none inside"
-    )
+    parser.add_argument("-o", "--output_file", metavar="FILE", help="pruned model to write (.keras; .tlt with a key)")
+    parser.add_argument("-e", "--experiment_spec", metavar="FILE", help="spec of a TAO .hdf5, which has none inside")
     parser.add_argument(
         "-r", "--results_dir", metavar="DIR", help="folder for the report; default: that of the pruned model"
     )
@@ -66,11 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers that keep all filters, names or quoted patterns such as 'block_4*'; the heads always do",
     )
     parser.add_argument("--dry_run", action="store_true", help="report, and write nothing")
-    parser.add_argument("-k", "--key", help=argparse.SUPPRESS)
+    add_key(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
+    from ssd.deploy.encryption import encrypt_file, plain_file
     from ssd.models.checkpoint import load_model, save_model
     from ssd.models.latency import latencies
     from ssd.pruning import report as reports
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
     from ssd.spec import load_experiment
 
     spec = load_experiment(args.experiment_spec, "inference") if args.experiment_spec else None
-    artifact = load_model(args.model, verb=None, spec=spec)
+    with plain_file(args.model, args.key) as path:
+        artifact = load_model(path, verb=None, spec=spec)
     if spec is not None and artifact.spec is None:
         warn(f"-e {args.experiment_spec} is not used: {args.model} has its own spec inside")
     model = artifact.model
@@ -115,10 +116,18 @@ def run(args: argparse.Namespace) -> None:
         "removed": report.removed,
     }
     facts = {**record, "latency_ms": [slow, fast]}
-    earlier = artifact.state.get("pruning", [])
-    _write(
-        args, report, facts, lambda path: save_model(path, pruned, artifact.spec_text, {"pruning": [*earlier, record]})
-    )
+    state = {"pruning": [*artifact.state.get("pruning", []), record]}
+
+    def save(path: Path) -> None:
+        if path.suffix != ".tlt":
+            save_model(path, pruned, artifact.spec_text, state)
+            return
+        with tempfile.TemporaryDirectory(prefix="ssd-") as folder:
+            plain = Path(folder) / "model.keras"
+            save_model(plain, pruned, artifact.spec_text, state)
+            encrypt_file(plain, path, args.key)
+
+    _write(args, report, facts, save)
 
 
 def _write(args: argparse.Namespace, report, facts: dict, save) -> None:
@@ -155,7 +164,7 @@ def _write(args: argparse.Namespace, report, facts: dict, save) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    problems = [fault for fault in (key_fault(args.key), model_fault(args.model)) if fault]
+    problems = [fault] if (fault := model_fault(args.model)) else []
     if args.output_file is None and not args.dry_run:
         problems.append(InputError("-o/--output_file is missing: the pruned model to write", hint="or --dry_run"))
     elif args.output_file is not None:
@@ -183,6 +192,8 @@ def _check(args: argparse.Namespace) -> None:
 def _output_faults(args: argparse.Namespace) -> list[InputError]:
     path = Path(args.output_file).expanduser()
     named = f"-o/--output_file {args.output_file}"
+    if path.suffix == ".tlt":
+        return [] if args.key else [InputError(f"{named}: a .tlt is encrypted", hint="-k KEY, or a .keras")]
     if path.suffix != ".keras":
         return [
             InputError(f"{named}: a pruned model is a .keras file", hint=f"for example {path.with_suffix('.keras')}")

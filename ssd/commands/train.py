@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ssd.commands.flags import key_fault
+from ssd.commands.flags import add_key
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="number of GPUs (default: 1)")
     parser.add_argument("--gpu_index", type=int, nargs="+", metavar="I", help="which GPU")
     parser.add_argument("--arch", choices=("ssd", "dssd"), help="check that the spec has this kind of network")
-    parser.add_argument("-k", "--key", help=argparse.SUPPRESS)
+    add_key(parser)
     parser.add_argument("--use_multiprocessing", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -52,11 +52,18 @@ def run(args: argparse.Namespace) -> None:
     spec = load_experiment(args.experiment_spec_file, "train")
     _check_spec(args, spec)
 
+    from ssd.deploy.encryption import plain_file
+
+    with plain_file(args.resume_model_weights or "", args.key) as weights:
+        _train(args, spec, str(weights) if args.resume_model_weights else None)
+
+
+def _train(args: argparse.Namespace, spec, weights: str | None) -> None:
     from ssd.training.trainer import Request, train
 
     request = Request(
         resume=args.resume,
-        weights=args.resume_model_weights,
+        weights=weights,
         weights_input=args.weights_input,
         initial_epoch=args.initial_epoch,
         use_amp=args.use_amp,
@@ -73,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    problems = [fault] if (fault := key_fault(args.key)) else []
+    problems = []
     if args.gpus < 1:
         problems.append(
             InputError(f"--gpus is {args.gpus}; at least 1 is needed", hint="a machine without GPU uses its CPU")

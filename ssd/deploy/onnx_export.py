@@ -77,6 +77,8 @@ def to_onnx(
     if batch is None:
         for value in (*proto.graph.input, *proto.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    # The converter's own text has a running number: two exports of a network shall be the same file.
+    proto.graph.name, proto.graph.doc_string = model.name, ""
     return name_tensors(drop_idle_reshapes(proto), [call.layer.name for call in graph])
 
 

@@ -27,6 +27,7 @@ def name_tensors(proto: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelPro
         layers: their names.
     """
     graph = proto.graph
+    _order(graph)
     kept = {value.name for value in (*graph.input, *graph.output)}
     scopes = _scopes(graph)
     # The last node of a layer makes what the layer hands on; what the converter put in between does not.
@@ -52,8 +53,37 @@ def name_tensors(proto: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelPro
         node.output[:] = [new.get(name, name) for name in node.output]
     for tensor in graph.initializer:
         tensor.name = new.get(tensor.name, tensor.name)
+    graph.initializer.sort(key=lambda tensor: tensor.name)  # the converter's order is that of a set
+    used = {name for node in graph.node for name in node.input}
+    kept_tensors = sorted(
+        (tensor for tensor in graph.initializer if tensor.name in used), key=lambda tensor: tensor.name
+    )
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept_tensors]
+    del graph.initializer[:]
+    graph.initializer.extend(copies)
     del graph.value_info[:]  # shapes are inferred anew, under the new names
     return proto
+
+
+def _order(graph: onnx.GraphProto) -> None:
+    """Puts the nodes in an order that follows from the graph alone; the converter's differs from run to run."""
+    makers = {name: node for node in graph.node for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    placed: set[str] = set()
+    waiting = [(makers[value.name], False) for value in reversed(graph.output)]
+    while waiting:
+        node, ready = waiting.pop()
+        if node.output[0] in placed:
+            continue
+        if ready:
+            placed.add(node.output[0])
+            ordered.append(node)
+        else:
+            waiting.append((node, True))
+            waiting += [(makers[name], False) for name in reversed(node.input) if name in makers]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def drop_idle_reshapes(proto: onnx.ModelProto) -> onnx.ModelProto:

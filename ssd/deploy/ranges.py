@@ -11,7 +11,6 @@ from ssd.console import say, warn
 from ssd.data.calibration import choose_images, image_batches, read_tensors, write_tensors
 from ssd.deploy.export_graph import Source
 from ssd.deploy.graph_predictor import graph_input
-from ssd.errors import InputError
 from ssd.quantization.calibration import calibrate
 from ssd.quantization.calibration_cache import read_cache, write_cache
 from ssd.quantization.qdq import quantized_edges
@@ -75,11 +74,6 @@ def _images(source: Source, how: Calibration) -> Iterator[np.ndarray]:
     """Batches of network input."""
     if how.prepared is not None and how.prepared.exists():
         return read_tensors(how.prepared, tuple(source.network.input_shape[1:]))
-    if not how.images:
-        raise InputError(
-            "--data_type int8 needs ranges: none are in the model, and no images were named to find them with",
-            hint="--cal_image_dir DIR; or --cal_cache_file of an earlier export; or train with enable_qat: true",
-        )
     paths = choose_images(how.images, how.batches * how.batch_size, source.spec.random_seed)
     batches = image_batches(paths, source.spec.augmentation, how.batch_size)
     return batches if how.prepared is None else write_tensors(how.prepared, batches)

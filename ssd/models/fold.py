@@ -1,9 +1,11 @@
 """Batch normalisation multiplied into the convolutions before it: what a network is deployed as."""
 
+from collections import Counter
+
 import keras
 import numpy as np
 
-from ssd.models.graph import calls
+from ssd.models.graph import calls, outputs
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Conv2DTranspose)
 
@@ -12,16 +14,15 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
     """A network without the BN layers that stand alone behind a convolution; the convolutions get biases.
 
     The same function as `model` in inference; layer names stay, those of the BN layers go. Products are taken in
-    float64. A BN behind something else, or beside another taker of the convolution's output, stays.
+    float64. A BN behind something else, or beside another taker of the convolution's output, stays; so does one that
+    is used more than once, or whose convolution is.
 
     Returns:
         The network; BN that went -> the convolution that now makes its tensor.
     """
     graph = calls(model)
-    takers: dict = {}
-    for call in graph:
-        for tensor in call.inputs:
-            takers.setdefault(tensor, []).append(call.layer)
+    takers = Counter(tensor for call in graph for tensor in call.inputs) + Counter(outputs(model))
+    uses = Counter(call.layer.name for call in graph)
     makers = {call.output: call.layer for call in graph}
     pairs = {}  # convolution -> its BN
     for call in graph:
@@ -29,7 +30,7 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
             continue
         conv = makers[call.inputs[0]]
         plain = isinstance(conv, CONVOLUTIONS) and conv.activation is keras.activations.linear
-        if plain and takers[call.inputs[0]] == [call.layer]:
+        if plain and takers[call.inputs[0]] == uses[conv.name] == uses[call.layer.name] == 1:
             pairs[conv.name] = call.layer.name
     folded = set(pairs.values())
 

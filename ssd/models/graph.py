@@ -1,5 +1,6 @@
 """A functional network as a list of calls: which layer takes which tensors, in an order that can be followed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
@@ -28,17 +29,17 @@ def calls(model: keras.Model) -> list[Call]:
     """The calls of a functional model, each after those that make its inputs.
 
     Raises:
-        ModelError: a layer gives more than one tensor.
+        ModelError: a layer gives more than one tensor, and another than the first is used.
     """
     waiting = []
-    for config in model.get_config()["layers"]:
+    described = model.get_config()
+    _only_first(_triples(described["output_layers"]))
+    for config in described["layers"]:
         layer = model.get_layer(config["config"]["name"])
         nodes = config["inbound_nodes"] or [{}]  # an input layer has no node in the configuration
         for index, node in enumerate(nodes):
             taken = _tensors(node)
-            for name, _, output in (each["keras_history"] for each in taken):
-                if output:
-                    raise ModelError(f"layer {name} has more than one output, which none of our networks has")
+            _only_first(each["keras_history"] for each in taken)
             inputs = tuple(tuple(each["keras_history"][:2]) for each in taken)
             shapes = tuple(tuple(each["shape"]) for each in taken) or (tuple(layer.batch_shape),)
             waiting.append(Call(layer, inputs, shapes, (layer.name, index)))
@@ -59,6 +60,12 @@ def outputs(model: keras.Model) -> list[Tensor]:
 def named_outputs(model: keras.Model) -> dict[str, Tensor]:
     """The same by name, for a model whose outputs have names, as a detector's."""
     return {name: (layer, call) for name, (layer, call, _) in model.get_config()["output_layers"].items()}
+
+
+def _only_first(triples: Iterable[tuple[str, int, int]]) -> None:
+    for name, _, output in triples:
+        if output:
+            raise ModelError(f"layer {name} has more than one output, which none of our networks has")
 
 
 def _tensors(node) -> list[dict]:

@@ -148,7 +148,6 @@ def bad(tmp_path, kitti_folder, model_file, spec_file):
         ("-m {model} -b 0", "-b/--batch_size is 0"),
         ("-m {model} -b -4", "-b/--batch_size is -4"),
         ("-m {model} --gallery -1", "--gallery is -1"),
-        ("-m {model} -k secret", "-k/--key"),
         ("-m {model} -i {images}", "-i/--image_dir needs -l/--label_dir too"),
         ("-m {model} -l {good}", "-l/--label_dir needs -i/--image_dir too"),
         ("-m {model} -i {here}/none -l {good}", "no such folder"),

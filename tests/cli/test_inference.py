@@ -136,7 +136,6 @@ def bad(tmp_path, kitti_folder, model_file, spec_file):
         ("-m {model} -i {images} -t nan", "a score between 0 and 1"),
         ("-m {model} -i {images} -t abc", "-t/--threshold abc: no number"),
         ("-m {model} -i {images} -b 0", "-b/--batch_size is 0"),
-        ("-m {model} -i {images} -k secret", "-k/--key"),
         ("-m {model} -i {images} --json {here}/empty", "is a folder"),
         ("-m {model} -i {images} --json {here}/notes.txt/all.json", "--json"),
         ("-m {model} -i {images} -e {here}/none.txt", "none.txt"),

@@ -165,7 +165,7 @@ BAD = {
     "a negative minimum": (["-nf", -1], "-nf/--min_num_filters is -1"),
     "another normalizer": (["-n", "L1"], "invalid choice: 'L1'"),
     "another criterion": (["-eq", "mean"], "invalid choice: 'mean'"),
-    "a key": (["-k", "secret"], "-k/--key"),
+    "an encrypted output without a key": (["-o", "out.tlt"], "a .tlt is encrypted"),
     "an output of another kind": (["-o", "out.hdf5"], "a pruned model is a .keras file"),
     "the model itself": (["-o", "good.keras"], "would replace the model that is pruned"),
     "an output in a file": (["-o", "file/out.keras"], "file is no folder"),
