@@ -53,12 +53,10 @@ def name_tensors(proto: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelPro
         node.output[:] = [new.get(name, name) for name in node.output]
     for tensor in graph.initializer:
         tensor.name = new.get(tensor.name, tensor.name)
-    graph.initializer.sort(key=lambda tensor: tensor.name)  # the converter's order is that of a set
+    # In an order of their own: the converter's is that of a set. What idle reshapes counted with is not needed.
     used = {name for node in graph.node for name in node.input}
-    kept_tensors = sorted(
-        (tensor for tensor in graph.initializer if tensor.name in used), key=lambda tensor: tensor.name
-    )
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept_tensors]
+    tensors = sorted((tensor for tensor in graph.initializer if tensor.name in used), key=lambda each: each.name)
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
     del graph.initializer[:]
     graph.initializer.extend(copies)
     del graph.value_info[:]  # shapes are inferred anew, under the new names
