@@ -4,14 +4,19 @@
     python scripts/compare_models.py -r runs/compared float=a/weights/x_best.keras pruned=b/weights/x_best.keras
 
 evaluates each model on the validation data of its own spec (or of -e SPEC) and times the networks in turns, one image a
-batch, without NMS. A quantization-aware model is not timed: what it gains, it gains as an INT8 engine.
+batch, without NMS. A quantization-aware model is not timed: what it gains, it gains as an INT8 graph or engine; name
+that as well. Files count what is in them: a checkpoint has its optimizer inside.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import numpy as np
 
 
 def main() -> int:
@@ -42,31 +47,60 @@ def main() -> int:
 
 
 def measure(rows: list[dict]) -> None:
-    """Adds what is read off the networks."""
+    """Adds what is read off the networks; of a graph only its size and how fast ONNX Runtime is."""
     from ssd.models.checkpoint import load_model
     from ssd.models.latency import latencies
     from ssd.models.macs import layer_macs
     from ssd.quantization.rewrite import is_quantized
 
-    models = [load_model(row["model"], verb=None).model for row in rows]
-    timed = [not is_quantized(model) for model in models]
-    times = iter(latencies([model for model, plain in zip(models, timed, strict=True) if plain]))
-    for row, model, plain in zip(rows, models, timed, strict=True):
+    networks = {}
+    for row in rows:
+        row["file_bytes"] = Path(row["model"]).stat().st_size
+        row["parameters"] = row["macs"] = row["latency_ms"] = None
+        if row["model"].endswith(".onnx"):
+            row["latency_ms"] = graph_latency(row["model"])
+            continue
+        model = load_model(row["model"], verb=None).model
         row["parameters"] = model.count_params()
         row["macs"] = sum(map(layer_macs, model.layers))
-        row["latency_ms"] = next(times) if plain else None
+        if not is_quantized(model):
+            networks[row["name"]] = model
+    times = dict(zip(networks, latencies(list(networks.values())), strict=True)) if networks else {}
+    for row in rows:
+        row["latency_ms"] = times.get(row["name"], row["latency_ms"])
+
+
+def graph_latency(path: str) -> float:
+    """Median milliseconds for one image in ONNX Runtime, NMS included where the graph has it."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (source,) = session.get_inputs()
+    kind = np.uint8 if "uint8" in source.type else np.float32
+    image = np.zeros([size if isinstance(size, int) else 1 for size in source.shape], kind)
+    times = []
+    for _ in range(25):
+        start = time.perf_counter()
+        session.run(None, {source.name: image})
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[3:])
 
 
 def show(rows: list[dict]) -> None:
     from ssd.tables import count, table
 
+    def share(row: dict, name: str) -> tuple[str, str]:
+        if row[name] is None:
+            return "-", ""
+        return count(row[name]), f"{row[name] / rows[0][name]:.0%}"
+
     cells = []
     for row in rows:
         latency = "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}"
-        share = f"{row['parameters'] / rows[0]['parameters']:.0%}", f"{row['macs'] / rows[0]['macs']:.0%}"
-        numbers = count(row["parameters"]), share[0], count(row["macs"]), share[1]
-        cells.append((row["name"], f"{row['mAP']:.4f}", f"{row['AP']:.4f}", *numbers, latency))
-    print(table(("model", "mAP", "COCO AP", "parameters", "", "MACs", "", "latency, ms"), cells))
+        size = f"{row['file_bytes'] / 1e6:.1f}"
+        numbers = *share(row, "parameters"), *share(row, "macs")
+        cells.append((row["name"], f"{row['mAP']:.4f}", f"{row['AP']:.4f}", *numbers, size, latency))
+    print(table(("model", "mAP", "COCO AP", "parameters", "", "MACs", "", "file, MB", "latency, ms"), cells))
 
 
 def draw(rows: list[dict], path: Path) -> None:
@@ -75,7 +109,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    for row in rows:
+    for row in (row for row in rows if row["macs"]):
         axes.scatter(row["macs"] / 1e9, row["mAP"], s=60, color="#1f4e79")
         axes.annotate(row["name"], (row["macs"] / 1e9, row["mAP"]), xytext=(6, 4), textcoords="offset points")
     axes.set(xlabel="G multiply-adds an image", ylabel="mAP", xlim=(0, None))
