@@ -60,7 +60,11 @@ def measure(rows: list[dict]) -> None:
         if row["model"].endswith(".onnx"):
             row["latency_ms"] = graph_latency(row["model"])
             continue
-        model = load_model(row["model"], verb=None).model
+        artifact = load_model(row["model"], verb=None)
+        model = artifact.model
+        row["threshold"] = artifact.state.get("pruning", [{}])[-1].get(
+            "threshold"
+        )  # of a pruned model as it was written
         row["parameters"] = model.count_params()
         row["macs"] = sum(map(layer_macs, model.layers))
         if not is_quantized(model):
@@ -99,8 +103,11 @@ def show(rows: list[dict]) -> None:
         latency = "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}"
         size = f"{row['file_bytes'] / 1e6:.1f}"
         numbers = *share(row, "parameters"), *share(row, "macs")
-        cells.append((row["name"], f"{row['mAP']:.4f}", f"{row['AP']:.4f}", *numbers, size, latency))
-    print(table(("model", "mAP", "COCO AP", "parameters", "", "MACs", "", "file, MB", "latency, ms"), cells))
+        threshold = "" if row.get("threshold") is None else f"{row['threshold']:.3f}"
+        cells.append((row["name"], threshold, f"{row['mAP']:.4f}", f"{row['AP']:.4f}", *numbers, size, latency))
+    print(
+        table(("model", "threshold", "mAP", "COCO AP", "parameters", "", "MACs", "", "file, MB", "latency, ms"), cells)
+    )
 
 
 def draw(rows: list[dict], path: Path) -> None:

@@ -1,13 +1,16 @@
 #!/bin/sh
-# Quantization-aware training, on the demo's data: what does INT8 cost, before and after training for it?
+# Quantization-aware training: what does INT8 cost, before and after training for it? On the demo's data, or on yours:
 #
 #   sh scripts/qat.sh
+#   MODEL=runs/l1/weights/ssd_resnet18_best.keras SPEC=specs/bccd_resnet18_qat.txt OUT=runs/int8 sh scripts/qat.sh
 #
-# Everything lands in demo/qat. What is done is not repeated; rm -r demo/qat demo/.qat* starts anew.
+# What is done is not repeated; rm -r demo/qat demo/.qat* starts the demo's anew.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/steps.sh
-mkdir -p demo/qat
+out=${OUT:-demo/qat}
+name=$(basename "$out")
+mkdir -p demo "$out"
 
 # 1. A trained float detector: the demo's, or the one that $MODEL names with a spec for QAT in $SPEC.
 spec=${SPEC:-specs/demo_qat.txt}
@@ -19,13 +22,13 @@ if [ -z "${MODEL:-}" ]; then
 fi
 
 # 2. The same weights on INT8 codes, ranges from a few pictures, no training: what a calibrator would make of it.
-step qat_minmax python scripts/quantize_minmax.py -m "$MODEL" -e "$spec" -o demo/qat/minmax.keras --images 64
+step "${name}_minmax" python scripts/quantize_minmax.py -m "$MODEL" -e "$spec" -o "$out/minmax.keras" --images 64
 
 # 3. A few epochs with rounding in the forward pass. Ranges and batch statistics settle on the way.
-if [ -n "$(resume demo/qat/trained)" ]; then start=--resume; else start="-m $MODEL"; fi
+if [ -n "$(resume "$out/trained")" ]; then start=--resume; else start="-m $MODEL"; fi
 # shellcheck disable=SC2086
-step qat_trained ssd train -e "$spec" -r demo/qat/trained $start
+step "${name}_trained" ssd train -e "$spec" -r "$out/trained" $start
 
 # 4. Float, rounded without training, rounded with training.
-best=$(ls demo/qat/trained/weights/*_best.keras)
-python scripts/compare_models.py -r demo/qat/compared "float=$MODEL" "minmax=demo/qat/minmax.keras" "qat=$best"
+best=$(ls "$out"/trained/weights/*_best.keras)
+python scripts/compare_models.py -r "$out/compared" "float=$MODEL" "minmax=$out/minmax.keras" "qat=$best"

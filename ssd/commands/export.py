@@ -1,6 +1,7 @@
 """`ssd export`: a trained detector as ONNX, in float32, float16 or INT8; an engine; files for DeepStream and Triton."""
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
@@ -266,8 +267,8 @@ def _runtimes(args, output: Path, plain: Path, proto, source, engine) -> list[st
             metadata,
             confidence_threshold=nms.confidence_threshold,
             top_k=nms.top_k,
-            engine_name=Path(args.engine_file).name if engine else None,
-            calibration_cache=Path(args.cal_cache_file).name if args.cal_cache_file else None,
+            engine_name=_beside(output, args.engine_file) if engine else None,
+            calibration_cache=_beside(output, args.cal_cache_file),
             max_batch=args.max_batch_size,
         )
         lines.append(f"DeepStream: {output.parent / 'nvinfer_config.txt'}")
@@ -281,6 +282,11 @@ def _runtimes(args, output: Path, plain: Path, proto, source, engine) -> list[st
         )
         lines.append(f"Triton: {Path(args.triton) / name}")
     return lines
+
+
+def _beside(output: Path, file: str | None) -> str | None:
+    """A file as seen from the folder of the graph."""
+    return os.path.relpath(Path(file).expanduser(), output.parent) if file else None
 
 
 def _outputs(proto) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -297,8 +303,6 @@ def _outputs(proto) -> list[tuple[str, str, tuple[int, ...]]]:
 
 def _check(args: argparse.Namespace) -> Path:
     """Refuses flags that cannot be meant, all at once; returns the graph's path."""
-    import os
-
     problems = [fault] if (fault := model_fault(args.model)) else []
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         problems.append(InputError("export converts through TensorFlow: unset KERAS_BACKEND, every model opens there"))

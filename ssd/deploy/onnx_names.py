@@ -137,4 +137,10 @@ def _scopes(graph: onnx.GraphProto) -> dict[str, str]:
         scopes[node.name] = found[0] if found else "graph"
         for name in node.input:
             taker[name] = scopes[node.name]
+    # What changes the layout of preprocessed pixels belongs to them: its tensor is the network's input.
+    made = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        source = made.get(node.input[0]) if node.input else None
+        if source is not None and _inserted(node) and scopes[source.name] == PREPROCESS:
+            scopes[node.name] = PREPROCESS
     return scopes
