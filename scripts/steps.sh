@@ -11,7 +11,7 @@ step() {
     fi
     printf '\n$ %s\n' "$*"
     start=$(date +%s)
-    "$@"
+    "$@" || return # also where the caller asks for the outcome, which switches `set -e` off
     echo $(($(date +%s) - start)) > "demo/.$step_name"
 }
 

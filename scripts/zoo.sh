@@ -6,12 +6,17 @@ cd "$(dirname "$0")/.."
 . scripts/steps.sh
 mkdir -p demo/zoo
 
+# family NAME: its training and its evaluation.
+family() {
+    folder=demo/zoo/$1
+    # shellcheck disable=SC2046 # nothing or one flag
+    step "zoo_$1" ssd train -e "specs/zoo/$1.txt" -r "$folder" --use_amp $(resume "$folder") &&
+        step "zoo_${1}_evaluated" ssd evaluate -m "$folder/weights/ssd_${1}_best.keras" -r "$folder/evaluate"
+}
+
 demo_data
 for spec in specs/zoo/*.txt; do
-    name=$(basename "$spec" .txt)
-    folder=demo/zoo/$name
-    # shellcheck disable=SC2046 # nothing or one flag
-    step "zoo_$name" ssd train -e "$spec" -r "$folder" --use_amp $(resume "$folder")
-    step "zoo_${name}_evaluated" ssd evaluate -m "$folder/weights/ssd_${name}_best.keras" -r "$folder/evaluate"
+    # One that fails is missing in the table; the others have their turn.
+    family "$(basename "$spec" .txt)" || true
 done
 python scripts/zoo_summary.py demo/zoo

@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+SPECS = Path(__file__).parent.parent / "specs" / "zoo"
 AIM = 0.6  # mAP at IoU 0.5
 
 
@@ -34,11 +35,14 @@ def main(folder: Path) -> int:
             f"{run['epoch_with_aim'] or '-':>16} {run['mAP']:>6.3f}"
         )
     (folder / "zoo.json").write_text(json.dumps(runs, indent=2) + "\n")
+    missing = sorted({path.stem for path in SPECS.glob("*.txt")} - {run["network"] for run in runs})
+    if missing:
+        print(f"no result: {', '.join(missing)}")
     short = [run["network"] for run in runs if math.isnan(run["mAP"]) or run["mAP"] < AIM]
     if short:
         print(f"under mAP {AIM}: {', '.join(short)}")
     print(f"results: {folder}")
-    return 1 if short else 0
+    return 1 if short or missing else 0
 
 
 if __name__ == "__main__":
