@@ -8,8 +8,8 @@ import numpy as np
 from ssd.deploy.cuda import memory
 from ssd.deploy.graph_predictor import Runner
 from ssd.deploy.onnx_metadata import Metadata
-from ssd.deploy.tensorrt_engine import PYTHON_MODULES, capture_errors, installed, read_sidecar
-from ssd.errors import InputError, ModelError
+from ssd.deploy.tensorrt_engine import PYTHON_MODULES, Batches, capture_errors, installed, read_sidecar
+from ssd.errors import InputError, ModelError, RunError
 
 
 def open_engine(path: str | os.PathLike) -> tuple[Runner, Metadata]:
@@ -36,8 +36,8 @@ def open_engine(path: str | os.PathLike) -> tuple[Runner, Metadata]:
             where=str(path),
             hint="build it anew on this machine",
         )
-    most = sidecar.batches.most
-    return Runner(_Execution(trt, runtime, engine, device, most).run, largest=most), metadata
+    execution = _Execution(trt, runtime, engine, device, sidecar.batches, messages)
+    return Runner(execution.run, largest=sidecar.batches.most), metadata
 
 
 class _Execution:
@@ -45,16 +45,18 @@ class _Execution:
 
     Args:
         runtime: kept, since the engine needs it as long as it lives.
-        most: images of a call.
+        batches: that the engine was built for.
+        messages: where the library's errors end up.
     """
 
-    def __init__(self, trt, runtime, engine, device, most: int):
+    def __init__(self, trt, runtime, engine, device, batches: Batches, messages: list[str]):
         self._runtime, self._engine, self._device = runtime, engine, device
+        self._least, self._messages = batches.least, messages
         self._context = engine.create_execution_context()
         self._buffers, self._outputs = {}, []
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
-            shape = (most, *tuple(engine.get_tensor_shape(name))[1:])
+            shape = (batches.most, *tuple(engine.get_tensor_shape(name))[1:])
             self._buffers[name] = device.allocate(shape, trt.nptype(engine.get_tensor_dtype(name)))
             self._context.set_tensor_address(name, self._buffers[name].device)
             if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
@@ -63,12 +65,20 @@ class _Execution:
                 self._input = name
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """One batch through the engine."""
+        """One batch through the engine.
+
+        Raises:
+            RunError: TensorRT cannot run it.
+        """
         count, source = len(images), self._buffers[self._input]
+        taken = max(count, self._least)  # the engine takes no fewer
         source.host[:count] = images
-        self._context.set_input_shape(self._input, images.shape)
-        self._device.to_device(source, count)
-        self._context.execute_async_v3(self._device.stream)
+        source.host[count:taken] = 0
+        ready = self._context.set_input_shape(self._input, (taken, *images.shape[1:]))
+        self._device.to_device(source, taken)
+        if not (ready and self._context.execute_async_v3(self._device.stream)):
+            reason = self._messages[-1] if self._messages else "TensorRT does not say why"
+            raise RunError(f"the engine cannot run {count} images: {reason}")
         for name in self._outputs:
             self._device.to_host(self._buffers[name], count)
         self._device.wait()

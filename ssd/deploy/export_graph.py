@@ -13,6 +13,7 @@ from ssd.errors import RunError
 from ssd.models.checkpoint import Artifact
 from ssd.models.detector import anchors_for
 from ssd.models.fold import fold_batch_norm
+from ssd.models.graph import calls
 from ssd.quantization.rewrite import Quantization, is_quantized, strip
 from ssd.spec.config import Experiment
 
@@ -46,9 +47,25 @@ def prepare(artifact: Artifact, spec: Experiment) -> Source:
         model, found = strip(model)
     network, gone = fold_batch_norm(model)
     if found is not None:
-        # The tensor of a BN that was folded is now its convolution's.
-        found = Quantization({gone.get(name, name): amax for name, amax in found.amax.items()}, found.convolutions)
+        found = tensor_ranges(found, network, gone)
     return Source(network, anchors_for(network, spec), found, spec)
+
+
+def tensor_ranges(found: Quantization, network: keras.Model, gone: dict[str, str]) -> Quantization:
+    """Ranges by the names of exported tensors instead of those of the layers that training knew.
+
+    Args:
+        network: folded.
+        gone: what folding took out -> the layer that now makes its tensor.
+    """
+    graph = {call.layer.name: call for call in calls(network)}
+    amax = {}
+    for name, value in found.amax.items():
+        name = gone.get(name, name)
+        while isinstance(graph[name].layer, keras.layers.Reshape):  # what is reshaped is rounded before
+            name = graph[name].inputs[0][0]
+        amax[name] = value
+    return Quantization(amax, found.convolutions)
 
 
 def float_graph(source: Source, *, opset: int, batch: int | None, pixels: bool) -> onnx.ModelProto:

@@ -10,7 +10,8 @@ DECODE, PREPROCESS = "decode", "preprocess"  # scopes of what belongs to no laye
 
 # What the converter puts between layers: changes of layout, under names of its own.
 INSERTED = re.compile(r"__\d+$")
-LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+RESHAPES = ("Reshape", "Squeeze", "Unsqueeze")
+LAYOUT = ("Transpose", "Identity", *RESHAPES)
 # Inputs of a node that are weights, by op type.
 WEIGHTS = {op: {1: "kernel", 2: "bias"} for op in ("Conv", "ConvTranspose")}
 WEIGHTS["BatchNormalization"] = {1: "gamma", 2: "beta", 3: "moving_mean", 4: "moving_variance"}
@@ -85,22 +86,30 @@ def _order(graph: onnx.GraphProto) -> None:
 
 
 def drop_idle_reshapes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Takes out reshapes that change nothing: what is left of a change of layout where a map has one cell."""
+    """Takes out reshapes that change nothing, alone or several in a row: what is left of a change of layout where a map
+    has one cell."""
     inferred = onnx.shape_inference.infer_shapes(proto).graph
     shapes = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         # The batch is one number throughout, known or not.
         shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
     kept = {value.name for value in proto.graph.output}
+    # Tensor -> those that hold the same numbers in the same order, the last one first.
+    before: dict[str, list[str]] = {}
     same: dict[str, str] = {}
-    for node in list(proto.graph.node):
-        source = same.get(node.input[0], node.input[0]) if node.input else ""
-        idle = node.op_type == "Reshape" and shapes.get(node.output[0]) and node.output[0] not in kept
-        if idle and shapes.get(source) == shapes[node.output[0]] and all(shapes[source]):
-            same[node.output[0]] = source
+    for node in proto.graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
+        if node.op_type in RESHAPES:
+            (output,) = node.output
+            before[output] = [node.input[0], *before.get(node.input[0], [])]
+            equal = [name for name in before[output] if shapes.get(name) == shapes.get(output)]
+            if equal and shapes[output] and all(shapes[output]) and output not in kept:
+                same[output] = equal[-1]
+    used = {name for node in proto.graph.node for name in node.input} | kept
+    for node in reversed(list(proto.graph.node)):
+        if node.op_type in RESHAPES and node.output[0] not in used:
             proto.graph.node.remove(node)
-        else:
-            node.input[:] = [same.get(name, name) for name in node.input]
+            used = {name for node in proto.graph.node for name in node.input} | kept
     return proto
 
 

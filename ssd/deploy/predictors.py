@@ -17,7 +17,7 @@ from ssd.models.checkpoint import load_model
 from ssd.models.detector import anchors_for, num_classes
 from ssd.spec.config import Experiment, Nms
 
-ENGINE_MARKS = (b"ftrt", b"ptrt")
+ENGINE_MARKS = (b"ftrt", b"ptrt", b"vtrt")  # of TensorRT and TensorRT-RTX
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 

@@ -81,6 +81,7 @@ def build_engine(
 
     Args:
         onnx_path: as `ssd export` writes it.
+        batches: for a graph that leaves their number free.
         workspace: bytes that the builder may use; None: its default.
         compute_capability: for example "8.6" or "SM86".
 
@@ -109,7 +110,7 @@ def build_engine(
     config = builder.create_builder_config()
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    _profile(builder, network, config, batches)
+    batches = _profile(builder, network, config, batches)
     built_for = _target(trt, config, compute_capability)
     with _progress(trt, config):
         engine = builder.build_serialized_network(network, config)
@@ -190,16 +191,17 @@ def _metadata(content: bytes, where: str) -> Metadata:
     return parse({entry.key: entry.value for entry in proto.metadata_props}, where)
 
 
-def _profile(builder, network, config, batches: Batches) -> None:
-    """The range of batch sizes, where the graph leaves it free."""
+def _profile(builder, network, config, batches: Batches) -> Batches:
+    """Sets the range of batch sizes where the graph leaves it free; what the engine takes in the end."""
     source = network.get_input(0)
     shape = tuple(source.shape)
     if shape[0] != -1:
-        return
+        return Batches(shape[0], shape[0], shape[0])
     profile = builder.create_optimization_profile()
     sizes = [(number, *shape[1:]) for number in (batches.least, batches.usual, batches.most)]
     profile.set_shape(source.name, *sizes)
     config.add_optimization_profile(profile)
+    return batches
 
 
 def _target(trt: ModuleType, config, compute_capability: str | None) -> str:

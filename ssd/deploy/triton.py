@@ -7,8 +7,8 @@ import secrets
 import shutil
 from pathlib import Path
 
-from ssd.deploy.onnx_export import INPUT
 from ssd.deploy.onnx_metadata import Metadata
+from ssd.deploy.onnx_names import INPUT
 from ssd.deploy.onnx_nms import OUTPUTS
 from ssd.errors import InputError
 from ssd.files import whole_file, write_text

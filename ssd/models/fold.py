@@ -13,12 +13,12 @@ CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.
 def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
     """A network without the BN layers that stand alone behind a convolution; the convolutions get biases.
 
-    The same function as `model` in inference; layer names stay, those of the BN layers go. Products are taken in
-    float64. A BN behind something else, or beside another taker of the convolution's output, stays; so does one that
-    is used more than once, or whose convolution is.
+    The same function as `model` in inference; layer names stay, those of the BN layers go, and those of dropouts, which
+    do nothing then. Products are taken in float64. A BN behind something else, or beside another taker of the
+    convolution's output, stays; so does one that is used more than once, or whose convolution is.
 
     Returns:
-        The network; BN that went -> the convolution that now makes its tensor.
+        The network; layer that went -> the layer that now makes its tensor.
     """
     graph = calls(model)
     takers = Counter(tensor for call in graph for tensor in call.inputs) + Counter(outputs(model))
@@ -32,7 +32,11 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
         plain = isinstance(conv, CONVOLUTIONS) and conv.activation is keras.activations.linear
         if plain and takers[call.inputs[0]] == uses[conv.name] == uses[call.layer.name] == 1:
             pairs[conv.name] = call.layer.name
-    folded = set(pairs.values())
+    gone = {norm: conv for conv, norm in pairs.items()}
+    for call in graph:
+        if isinstance(call.layer, keras.layers.Dropout) and uses[call.layer.name] == 1:
+            source = call.inputs[0][0]
+            gone[call.layer.name] = gone.get(source, source)
 
     def clone(layer):
         config = layer.get_config()
@@ -41,7 +45,7 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
         return type(layer).from_config(config)
 
     def call(layer, *args, **kwargs):
-        return args[0] if layer.name in folded else layer(*args, **kwargs)
+        return args[0] if layer.name in gone else layer(*args, **kwargs)
 
     result = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for layer in result.layers:
@@ -52,7 +56,7 @@ def fold_batch_norm(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
         if layer.name in pairs:
             weights = _multiplied(source, weights, model.get_layer(pairs[layer.name]))
         layer.set_weights(weights)
-    return result, {norm: conv for conv, norm in pairs.items()}
+    return result, gone
 
 
 def _multiplied(conv: keras.Layer, weights: list[np.ndarray], norm: keras.layers.BatchNormalization) -> list:

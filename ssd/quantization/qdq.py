@@ -1,8 +1,8 @@
 """Quantize/dequantize pairs in an ONNX graph: the INT8 that TensorRT's strongly typed networks and ONNX Runtime take.
 
 Which tensors are rounded follows the rule of `ssd.quantization.rewrite`: the inputs of convolutions and additions,
-taken above paddings and poolings; all that is joined by a concatenation with the range of the whole. Kernels become
-INT8 constants with one scale an output channel; biases stay as they are.
+taken above paddings, poolings and reshapes; all that is joined by a concatenation with the range of the whole. Kernels
+become INT8 constants with one scale an output channel; biases stay as they are.
 """
 
 import fnmatch
@@ -18,7 +18,7 @@ from ssd.quantization.rewrite import Quantization
 
 CODES = 127.0
 CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}  # axis of the output channels in the kernel
-TRANSPARENT = ("MaxPool", "Pad")
+TRANSPARENT = ("MaxPool", "Pad", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
 # Scopes of nodes that are no layers of the network; they stay in float.
 OUTSIDE = ("preprocess", "decode", "nms")
 INPUT = "Input"

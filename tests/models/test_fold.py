@@ -134,12 +134,33 @@ def test_a_norm_behind_a_convolution_with_an_activation_or_behind_the_input_stay
     assert_same_function(model, folded)
 
 
+def test_a_norm_behind_a_dropout_stays_and_the_dropout_goes():
+    images = keras.Input((6, 6, 3), name="Input")
+    x = L.Dropout(0.5, name="drop")(L.Conv2D(4, 3, name="conv")(images))
+    model = trained(keras.Model(images, L.BatchNormalization(name="bn")(x)))
+    folded, gone = fold_batch_norm(model)
+    assert names(folded) == ["Input", "conv", "bn"] and gone == {"drop": "conv"}
+    assert_same_function(model, folded)
+
+
 def test_the_second_of_two_norms_in_a_row_stays():
     images = keras.Input((6, 6, 3), name="Input")
     _, x = conv_and_norm(images, 1)
     model = trained(keras.Model(images, L.BatchNormalization(name="second")(x)))
     folded, gone = fold_batch_norm(model)
     assert norms(folded) == ["second"] and gone == {"bn1": "conv1"}
+    assert_same_function(model, folded)
+
+
+def test_dropouts_go_with_what_stands_before_them():
+    images = keras.Input((6, 6, 3), name="Input")
+    _, x = conv_and_norm(L.Dropout(0.5, name="drop0")(images), 1)
+    x = L.Dropout(0.2, noise_shape=(None, 1, 1, 1), name="drop1")(x)
+    x = L.Dropout(0.2, name="drop3")(L.Dropout(0.2, name="drop2")(L.ReLU(name="relu")(x)))
+    model = trained(keras.Model(images, x))
+    folded, gone = fold_batch_norm(model)
+    assert names(folded) == ["Input", "conv1", "relu"]
+    assert gone == {"bn1": "conv1", "drop0": "Input", "drop1": "conv1", "drop2": "relu", "drop3": "relu"}
     assert_same_function(model, folded)
 
 
