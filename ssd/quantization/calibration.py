@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from ssd.console import progress
 from ssd.errors import InputError
-from ssd.quantization.qdq import key_of, quantized_edges
+from ssd.quantization.qdq import INPUT, key_of, quantized_edges
 from ssd.quantization.rewrite import Quantization
 
 METHODS = ("max", "entropy", "percentile")
@@ -21,6 +21,9 @@ PERCENTILE = 99.99
 BINS = 2048
 CODES_OF_ONE_SIGN = 128
 CANDIDATE_STEP = 4  # bins between two ranges that are tried: a five-hundredth of the largest
+# Of the numbers that count, in every range that is tried: one that holds few looks alike before and after rounding,
+# and so would win, most of all where its last bin holds what there is.
+LEAST_INSIDE = 0.99
 SMOOTH = 1e-4  # numbers in a bin that should have some: a divergence from nothing would be infinite
 
 
@@ -32,8 +35,12 @@ def calibrate(
     keep_float: tuple[str, ...] = (),
     percentile: float = PERCENTILE,
     total: int | None = None,
+    where: str | None = None,
 ) -> Quantization:
     """The table of ranges that `ssd.quantization.qdq.insert_qdq` takes.
+
+    The network's input keeps its largest value under every method: pixels have bounds, and a flat picture's rare ones
+    are no outliers.
 
     Args:
         proto: a float graph without NMS.
@@ -42,6 +49,7 @@ def calibrate(
             (Migacz 2017); "percentile": the threshold that this percentage of the absolute values is under.
         keep_float: layers that are not quantized.
         total: batches, for the progress bar.
+        where: what the batches are read from, for errors.
 
     Raises:
         InputError: no batch, or a tensor with values that are not finite.
@@ -59,11 +67,15 @@ def calibrate(
         values = dict(zip(tensors, run(batch), strict=True))
         for name, value in values.items():
             if not np.isfinite(value).all():
-                raise InputError(f"tensor {name} is not finite for calibration batch {count + 1}: no range can be had")
+                raise InputError(
+                    f"tensor {name} is not finite for calibration batch {count + 1}: no range can be had",
+                    where=where,
+                    hint="delete a tensor file that holds such numbers; pictures cannot: then the model is broken",
+                )
         collect.add(values)
         count += 1
     if not count:
-        raise InputError("no image to calibrate with")
+        raise InputError("no image to calibrate with", where=where, hint="--cal_image_dir DIR with images in it")
     amax = {key_of(name): float(value) for name, value in collect.ranges().items()}
     return Quantization({key_of(name): amax[key_of(name)] for name in tensors}, tuple(convolutions))
 
@@ -106,7 +118,7 @@ class _Largest:
 
 
 class _Histograms:
-    """A threshold out of the histogram of each tensor's absolute values.
+    """A threshold out of the histogram of each tensor's absolute values; of the network's input, the largest.
 
     Args:
         threshold: from counts `(BINS,)` and the width of a bin.
@@ -135,9 +147,10 @@ class _Histograms:
             self._top[name] = top
 
     def ranges(self) -> dict[str, float]:
-        found = {}
+        found = dict(self._largest.amax)
         for name, counts in self._counts.items():
-            found[name] = min(self._threshold(counts, self._top[name] / BINS), self._largest.amax[name])
+            if key_of(name) != INPUT:
+                found[name] = min(self._threshold(counts, self._top[name] / BINS), found[name])
         return found
 
 
@@ -152,15 +165,16 @@ def entropy_threshold(counts: np.ndarray, width: float) -> float:
     are distributed most alike, by the Kullback-Leibler divergence (Migacz 2017).
 
     Numbers in the first bin do not count: zeros, mostly, which every range holds. What is rounded to one code is spread
-    evenly over those of its bins that were not empty.
+    evenly over those of its bins that were not empty. Every range holds `LEAST_INSIDE` of the numbers.
     """
     counts = counts.astype(np.float64)
     counts[0] = 0
-    beyond = counts.sum() - np.cumsum(counts)  # above each bin
+    total = counts.sum()
+    beyond = total - np.cumsum(counts)  # above each bin
     best, threshold = np.inf, len(counts)
     for bins in range(len(counts), CODES_OF_ONE_SIGN - 1, -CANDIDATE_STEP):
         inside, full = counts[:bins], counts[:bins] > 0
-        if not full.any():
+        if not total or inside.sum() < LEAST_INSIDE * total:
             break
         codes = np.arange(bins) * CODES_OF_ONE_SIGN // bins
         shared = np.bincount(codes, inside) / np.maximum(np.bincount(codes, full), 1)

@@ -14,6 +14,7 @@ from ssd.quantization.calibration import (
     BINS,
     CANDIDATE_STEP,
     CODES_OF_ONE_SIGN,
+    LEAST_INSIDE,
     SMOOTH,
     calibrate,
     entropy_threshold,
@@ -121,6 +122,8 @@ def test_a_network_that_rounds_nothing_but_its_input(batches):
 def test_percentile_is_the_range_that_so_many_numbers_are_under(percentile, batches, values):
     table = calibrate(graph(), batches, "percentile", percentile=percentile)
     for name, value in values.items():
+        if name == "Input":  # keeps its largest value
+            continue
         size, width = np.abs(value), 2 * np.abs(value).max() / BINS
         # To the width of a bin; the range grew by doubling.
         assert np.mean(size <= table.amax[name] * (1 + 1e-6)) >= percentile / 100
@@ -165,8 +168,8 @@ def slow_entropy_threshold(counts):
             members = [bin_ for bin_ in range(bins) if bin_ * CODES_OF_ONE_SIGN // bins == code and before[bin_]]
             for bin_ in members:
                 after[bin_] = sum(before[member] for member in members) / len(members)
-        if not any(before):
-            continue
+        if sum(before) < LEAST_INSIDE * sum(counts):
+            break
         before[-1] += sum(counts[bins:])
         if before[-1]:
             after[-1] = max(after[-1], SMOOTH)
@@ -203,6 +206,21 @@ def test_entropy_ignores_a_number_far_beyond_the_others_and_keeps_a_uniform_dist
     assert entropy_threshold(*histogram(even)) > 2.9
 
 
+@pytest.mark.parametrize(("middle", "spread"), [(3, 0.5), (6, 0.5), (10, 1.0)])
+def test_entropy_holds_numbers_that_are_all_far_from_zero(middle, spread):
+    """A range below them all would have them in its last bin, before rounding and after it."""
+    numbers = np.maximum(np.random.default_rng(5).normal(middle, spread, 50000), 0)
+    assert np.mean(numbers <= entropy_threshold(*histogram(numbers))) >= LEAST_INSIDE
+
+
+@pytest.mark.parametrize("method", ["max", "percentile", "entropy"])
+def test_the_input_keeps_its_largest_value_however_flat_the_pictures_are(method):
+    flat = np.full((2, 2, 8, 8), 27, np.float32)
+    flat[0, 0, 0, :2] = -122
+    assert calibrate(graph(), [flat], method).amax["Input"] == 122
+    assert calibrate(graph(pixels=True), [flat + 100], method).amax["Input"] == 122
+
+
 def test_entropy_does_not_count_zeros():
     numbers = np.random.default_rng(3).laplace(size=20000)
     assert entropy_threshold(*histogram(numbers)) == entropy_threshold(*histogram(np.append(numbers, np.zeros(90000))))
@@ -213,7 +231,7 @@ def test_entropy_of_one_batch_is_less_than_the_largest_value_where_tails_are_lon
     batch = np.random.default_rng(4).laplace(size=(400, 2, 8, 8)).astype("float32")
     exact, found = (calibrate(graph(), [batch], method).amax for method in ("max", "entropy"))
     assert all(found[name] <= exact[name] for name in exact)
-    assert found["Input"] < 0.95 * exact["Input"]
+    assert found["relu1"] < 0.95 * exact["relu1"] and found["Input"] == exact["Input"]
 
 
 @pytest.mark.parametrize("method", ["percentile", "entropy"])
@@ -247,8 +265,9 @@ def test_a_first_batch_of_hardly_anything_costs_neither_bins_nor_precision(batch
 
 def test_no_batch_is_refused():
     for method in ("max", "percentile", "entropy"):
-        with pytest.raises(InputError, match="no image to calibrate with"):
-            calibrate(graph(), iter(()), method)
+        with pytest.raises(InputError, match="no image to calibrate with") as caught:
+            calibrate(graph(), iter(()), method, where="tensors.h5")
+        assert caught.value.where == "tensors.h5" and "--cal_image_dir" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
