@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "boxes": {"errors"},
     "visualize": BASE,
     "data": BASE | {"spec", "boxes", "visualize"},
-    "models": BASE | {"spec", "boxes"},
+    "models": BASE | {"spec", "boxes", "quantization"},  # its layers, which files name
     "evaluation": BASE | {"spec", "boxes", "data", "visualize"},
     "inspection": BASE | {"spec", "boxes", "models", "data", "visualize"},
     "training": BASE | {"spec", "boxes", "models", "quantization", "data", "evaluation", "inspection", "visualize"},

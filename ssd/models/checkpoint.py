@@ -1,8 +1,9 @@
-"""Model files: a Keras archive that any Keras 3 opens, with the resolved spec and the state of training inside; and
-TAO's detectors, which open beside them.
+"""Model files: a Keras archive with the resolved spec and the state of training inside; and TAO's detectors, which open
+beside them.
 
 Members beside Keras' own: `ssd/spec.txt` (prototxt), `ssd/state.json`, `ssd/state.npz`. Stored networks are float32 and
-made of stock layers; loading puts our fused layers and the asked-for precision in (`ssd.models.portable`).
+made of stock layers, so that any Keras 3 opens them, but for those that round in quantization-aware networks. Loading
+puts our fused layers and the asked-for precision in (`ssd.models.portable`).
 """
 
 import contextlib

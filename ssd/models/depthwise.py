@@ -13,17 +13,22 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D`; strided, without bias and on a CPU under TensorFlow, it multiplies in float32."""
 
     def call(self, inputs):
-        if self.use_bias or set(self.strides) == {1} or keras.backend.backend() != "tensorflow" or not _on_cpu():
-            return super().call(inputs)
-        outputs = ops.depthwise_conv(
-            ops.cast(inputs, "float32"),
-            ops.cast(self.kernel, "float32"),
-            strides=self.strides,
-            padding=self.padding,
-            data_format=self.data_format,
-            dilation_rate=self.dilation_rate,
-        )
-        return self.activation(ops.cast(outputs, self.compute_dtype))
+        return super().call(inputs) if self.use_bias else self.activation(depthwise_conv(self, inputs, self.kernel))
+
+
+def depthwise_conv(layer: keras.layers.DepthwiseConv2D, inputs, kernel):
+    """`inputs` under `kernel` with the strides and padding of `layer`, in its compute dtype; no bias, no activation."""
+    if set(layer.strides) != {1} and keras.backend.backend() == "tensorflow" and _on_cpu():
+        inputs, kernel = ops.cast(inputs, "float32"), ops.cast(kernel, "float32")
+    outputs = ops.depthwise_conv(
+        inputs,
+        kernel,
+        strides=layer.strides,
+        padding=layer.padding,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+    )
+    return ops.cast(outputs, layer.compute_dtype)
 
 
 def _on_cpu() -> bool:

@@ -1,12 +1,14 @@
 """Network configurations as files hold them: float32 and stock layers, so that a plain Keras on any machine opens them.
 
-Precision and faster layers belong to the machine that runs a network, not to the network.
+Precision and faster layers belong to the machine that runs a network, not to the network. Layers that round belong to a
+quantization-aware network: its files keep them and open where this package is.
 """
 
 import keras
 
 from ssd.errors import ModelError
 from ssd.models import batch_norm, depthwise
+from ssd.quantization import fake_quant  # noqa: F401  its layers are known to Keras once it is imported
 
 # Our layers that run as a stock layer of the same name wherever they are not of use.
 FASTER = (batch_norm.BatchNormalization, depthwise.DepthwiseConv2D)

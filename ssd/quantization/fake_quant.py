@@ -8,6 +8,7 @@ normalisation behind a convolution is multiplied into its kernel before rounding
 import keras
 from keras import ops
 
+from ssd.models.depthwise import depthwise_conv
 from ssd.models.running_statistics import RunningStatistics
 
 CODES = 127.0
@@ -26,7 +27,8 @@ def fake_quant(x, amax):
     """
     amax = ops.stop_gradient(amax)
     step = ops.maximum(amax, SMALLEST) / CODES
-    clipped = ops.clip(x, -amax, amax)
+    # Clipping alone has half a gradient at its ends on JAX, and the largest weight of every channel is at one.
+    clipped = ops.where(ops.abs(x) <= amax, x, ops.stop_gradient(ops.clip(x, -amax, amax)))
     return clipped + ops.stop_gradient(ops.round(clipped / step) * step - clipped)
 
 
@@ -34,14 +36,14 @@ def fake_quant(x, amax):
 class FakeQuant(RunningStatistics, keras.layers.Layer):
     """Rounds a tensor to INT8 codes; its range is the running average of the batches' largest absolute values.
 
-    Weight: `amax`, float32 scalar; 0 until the first batch, whose range it takes.
+    Weight: `amax`, float32 scalar; 0 until the first batch, whose range it takes, settled or not.
 
     Args:
         momentum: share of the old range that a step keeps.
     """
 
     def __init__(self, momentum: float = 0.99, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # codes are found in float32
         self.momentum = momentum
 
     def build(self, input_shape):
@@ -53,12 +55,17 @@ class FakeQuant(RunningStatistics, keras.layers.Layer):
     def call(self, inputs, training=None):
         x = ops.cast(inputs, "float32")
         amax = ops.convert_to_tensor(self.amax)
-        if training and not self.settled:
+        if training:
             largest = ops.stop_gradient(ops.max(ops.abs(x)))
-            kept = ops.where(amax > 0, self.kept_share(self.momentum), 0.0)
-            amax = kept * amax + (1.0 - kept) * largest
+            amax = ops.where(amax > 0, self._averaged(amax, largest), largest)
             self.amax.assign(amax)
         return ops.cast(fake_quant(x, amax), self.compute_dtype)
+
+    def _averaged(self, amax, largest):
+        if self.settled:
+            return amax
+        kept = self.kept_share(self.momentum)
+        return kept * amax + (1.0 - kept) * largest
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -100,10 +107,7 @@ class QuantDepthwiseConv2D(_QuantizedKernel, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with an INT8 kernel."""
 
     def call(self, inputs):
-        outputs = ops.depthwise_conv(
-            inputs, self.rounded((0, 1)), self.strides, self.padding, self.data_format, self.dilation_rate
-        )
-        return self.finished(outputs)
+        return self.finished(depthwise_conv(self, inputs, self.rounded((0, 1))))
 
 
 @keras.saving.register_keras_serializable(package="ssd")

@@ -90,6 +90,17 @@ def run_python(program, *arguments, **environment):
     return run.stdout
 
 
+def test_a_quantization_aware_file_opens_in_a_fresh_process(tmp_path):
+    """Where nothing but the file says that there are such layers."""
+    from ssd.quantization.rewrite import quantize
+
+    images = keras.Input((4, 4, 3), name="Input")
+    model = quantize(keras.Model(images, keras.layers.Conv2D(2, 1, name="conv")(images)))
+    save_model(tmp_path / "qat.keras", model, SPEC)
+    program = "import sys; from ssd.models.checkpoint import load_model; print(load_model(sys.argv[1], verb=None))"
+    assert "<Functional" in run_python(program, tmp_path / "qat.keras")
+
+
 STOCK_KERAS = """
 import sys
 sys.modules["ssd"] = None  # as on a machine that has Keras only

@@ -61,8 +61,8 @@ def gradient(function, x):
 
 
 def test_the_gradient_goes_straight_through_inside_the_range_and_nowhere_else():
-    x = np.array([-3.0, -1.9, -0.01, 0.0, 0.4, 1.99, 2.5], "float32")
-    weight = np.arange(1, 8, dtype="float32")
+    x = np.array([-3.0, -2.0, -1.9, -0.01, 0.0, 0.4, 1.99, 2.0, 2.5], "float32")  # the ends are inside
+    weight = np.arange(1, 10, dtype="float32")
     found = gradient(lambda value: weight * fake_quant(value, 2.0), x)
     np.testing.assert_allclose(found, weight * (np.abs(x) <= 2))
 
@@ -106,10 +106,22 @@ def test_ranges_follow_the_counted_steps_and_settle():
     assert float(ops.convert_to_numpy(layer.amax)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_range_that_settled_before_there_was_one_takes_the_first_batchs():
+    layer = FakeQuant()
+    model = layer_in_a_model(layer)
+    settle(model)
+    x = np.random.default_rng(0).normal(size=(2, 5, 5, 3)).astype("float32")
+    for factor in (1, 7):
+        np.testing.assert_allclose(
+            np.asarray(model(factor * x, training=True)), rounded(factor * x, np.abs(x).max()), atol=1e-5
+        )
+
+
 KINDS = {
     "conv": (QuantConv2D, L.Conv2D, {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "valid"}, 3),
     "conv, relu": (QuantConv2D, L.Conv2D, {"filters": 4, "kernel_size": 1, "activation": "relu"}, 3),
     "depthwise": (QuantDepthwiseConv2D, L.DepthwiseConv2D, {"kernel_size": 3, "padding": "same"}, 2),
+    "depthwise, strided": (QuantDepthwiseConv2D, L.DepthwiseConv2D, {"kernel_size": 3, "strides": 2}, 2),
     "transposed": (QuantConv2DTranspose, L.Conv2DTranspose, {"filters": 4, "kernel_size": 2, "strides": 2}, 2),
 }
 
@@ -145,14 +157,21 @@ def test_batch_normalisation_may_be_multiplied_in_before_or_after_rounding():
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_rounds_in_float32(policy):
+    """What comes out are the codes of the float32 numbers, rounded once more to what multiplies: nothing before."""
+
+    def once(x, amax):
+        return np.asarray(ops.cast(ops.cast(rounded(x, amax), layer.compute_dtype), "float32"))
+
     x = np.random.default_rng(3).normal(size=(2, 5, 5, 3)).astype("float32")
-    results = []
-    for dtype in ("float32", policy):
-        keras.utils.set_random_seed(0)
-        layer = QuantConv2D(4, 3, dtype=dtype)
-        model = layer_in_a_model(layer)
-        fake = layer_in_a_model(FakeQuant(dtype=dtype))
-        assert layer.kernel.dtype == "float32"
-        results.append((np.asarray(model(x), "float32"), np.asarray(fake(x, training=True), "float32")))
-    for exact, mixed in zip(*results, strict=True):
-        np.testing.assert_allclose(mixed, exact, atol=0.05)
+    layer = FakeQuant(dtype=policy)
+    found = ops.cast(layer_in_a_model(layer)(x, training=True), "float32")
+    np.testing.assert_array_equal(np.asarray(found), once(x, np.abs(x).max()))
+    keras.utils.set_random_seed(0)
+    layer = QuantConv2D(4, 3, use_bias=False, dtype=policy)
+    model = layer_in_a_model(layer)
+    layer.convolution_op = lambda inputs, kernel: kernel  # shows what would be multiplied
+    found, (kernel,) = model(x), layer.get_weights()
+    assert keras.backend.standardize_dtype(found.dtype) == layer.compute_dtype
+    assert kernel.dtype == np.float32
+    expected = once(kernel, np.abs(kernel).max(axis=(0, 1, 2)))
+    np.testing.assert_array_equal(np.asarray(ops.cast(found, "float32")), expected)
