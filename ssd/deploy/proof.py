@@ -1,6 +1,8 @@
 """The proof of an export: mAP of the Keras model, the float graph and the exported one on the validation data."""
 
+import shlex
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -65,12 +67,22 @@ def text(rows: list[Row]) -> str:
     return table((f"{rows[0].images} images", "mAP", "change"), cells)
 
 
-def judge(rows: list[Row], most: float, quantization: Quantization | None, graph, spec: Experiment, *, pixels: bool):
+def judge(
+    rows: list[Row],
+    most: float,
+    quantization: Quantization | None,
+    graph: onnx.ModelProto,
+    spec: Experiment,
+    *,
+    pixels: bool,
+    kept: Sequence[str] = (),
+) -> None:
     """Ends the export where the last row lost more than `most` against the first.
 
     Args:
         quantization: of an INT8 export; the layers that its rounding hurts most are then named.
         graph: float, without NMS.
+        kept: names and patterns of layers that stay in float already.
 
     Raises:
         RunError: too much was lost.
@@ -83,8 +95,11 @@ def judge(rows: list[Row], most: float, quantization: Quantization | None, graph
         raise RunError(message)
     images, _ = next(iter(evaluation_loader(spec, batch_size=SENSITIVITY_IMAGES).epoch(0)))
     inputs = graph_input(np.asarray(images), pixels, spec.augmentation.mean)
-    worst = [each.layer for each in sensitivities(graph, quantization, inputs)[:NAMED_LAYERS]]
+    worst = [each.layer for each in sensitivities(graph, quantization, inputs, kept)[:NAMED_LAYERS]]
+    if not worst:
+        raise RunError(message)
+    flags = " ".join(map(shlex.quote, (*kept, *worst)))
     raise RunError(
         f"{message}; rounding hurts most in {', '.join(worst)}",
-        hint=f"keep them in float: --keep_fp {' '.join(worst)}; or train with enable_qat: true",
+        hint=f"keep them in float: --keep_fp {flags}; or train with enable_qat: true",
     )

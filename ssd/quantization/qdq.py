@@ -37,18 +37,21 @@ class Edge:
 def quantized_edges(proto: onnx.ModelProto, keep_float: Sequence[str] = ()) -> tuple[list[Edge], list[str]]:
     """Where an exported graph is rounded, and the layers whose kernels are.
 
+    An addition is left out by name, or where all convolutions beside it are: nothing there could run in INT8.
+
     Args:
         proto: as `ssd.deploy.onnx_export.to_onnx` makes it.
-        keep_float: layers that are left out, names or patterns.
+        keep_float: convolutions and additions that are left out, names or patterns.
 
     Raises:
-        InputError: a pattern fits no convolution.
+        InputError: a pattern fits no convolution and no addition.
     """
     graph = proto.graph
     makers = {name: node for node in graph.node for name in node.output}
     inside = [node for node in graph.node if layer_of(node) not in OUTSIDE]
     convolutions = [layer_of(node) for node in inside if node.op_type in CONVOLUTIONS]
-    kept = _matching(convolutions, keep_float)
+    additions = [layer_of(node) for node in inside if node.op_type == "Add"]
+    kept = _matching([*convolutions, *additions], keep_float)
     edges: dict[tuple[str, str, str], Edge] = {}
 
     def add(tensor: str, taker: onnx.NodeProto, shared: str | None, consumer: str) -> None:
@@ -66,7 +69,7 @@ def quantized_edges(proto: onnx.ModelProto, keep_float: Sequence[str] = ()) -> t
     for node in inside:
         if node.op_type in CONVOLUTIONS and layer_of(node) not in kept:
             add(node.input[0], node, None, layer_of(node))
-        elif node.op_type == "Add":
+        elif node.op_type == "Add" and layer_of(node) not in kept and not (kept and _beside(graph, node) <= kept):
             for name in node.input:
                 if name in makers or name in inputs:
                     add(name, node, None, layer_of(node))
@@ -74,14 +77,14 @@ def quantized_edges(proto: onnx.ModelProto, keep_float: Sequence[str] = ()) -> t
 
 
 def insert_qdq(
-    proto: onnx.ModelProto, quantization: Quantization, keep_float: Sequence[str] = (), *, additions: bool = True
+    proto: onnx.ModelProto, quantization: Quantization, keep_float: Sequence[str] = (), *, only: str | None = None
 ) -> onnx.ModelProto:
     """The INT8 form of an exported graph; `proto` stays as it is.
 
     Args:
         quantization: ranges by tensor, as training or calibration found them.
         keep_float: layers left out beside those that `quantization` leaves out.
-        additions: whether inputs of additions are rounded too.
+        only: the one layer that is rounded, a convolution or an addition; None: all.
 
     Raises:
         InputError: a tensor that is to be rounded has no range, or one that is no number.
@@ -89,10 +92,10 @@ def insert_qdq(
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     graph = result.graph
-    edges, convolutions = quantized_edges(proto, keep_float)
-    skipped = set(convolutions) - set(quantization.convolutions)
+    edges = rounded_edges(proto, quantization, keep_float)
+    edges = [edge for edge in edges if only in (None, edge.consumer)]
+    consumers = {edge.consumer for edge in edges}
     takers = {node.name: node for node in graph.node}
-    edges = [edge for edge in edges if edge.consumer not in skipped and (additions or edge.consumer in convolutions)]
     _check_ranges({key_of(edge.range) for edge in edges}, quantization)
     pairs: dict[tuple[str, float], str] = {}
     added: dict[str, list[onnx.NodeProto]] = {}  # by the tensor they round
@@ -104,12 +107,32 @@ def insert_qdq(
         node = takers[edge.taker]
         node.input[:] = [pairs[edge.tensor, amax] if name == edge.tensor else name for name in node.input]
     for node in graph.node:
-        if node.op_type in CONVOLUTIONS and layer_of(node) in set(convolutions) - skipped:
+        if node.op_type in CONVOLUTIONS and layer_of(node) in consumers:
             added.setdefault("", []).append(_round_kernel(graph, node))
     _place(graph, added)
     _drop_unused(graph)
     check(result)
     return result
+
+
+def rounded_edges(proto: onnx.ModelProto, quantization: Quantization, keep_float: Sequence[str] = ()) -> list[Edge]:
+    """`quantized_edges` without those of the convolutions that `quantization` leaves out."""
+    edges, convolutions = quantized_edges(proto, keep_float)
+    skipped = set(convolutions) - set(quantization.convolutions)
+    return [edge for edge in edges if edge.consumer not in skipped]
+
+
+def spread(proto: onnx.ModelProto, amax: dict[str, float]) -> dict[str, float]:
+    """`amax` with the ranges that follow from it: of what is joined to a tensor that has one, and of what paddings,
+    poolings and reshapes hand on. Engines that find their own places to round want a range of each."""
+    found = dict(amax)
+    for edge in quantized_edges(proto)[0]:
+        if key_of(edge.range) in amax:
+            found.setdefault(key_of(edge.tensor), amax[key_of(edge.range)])
+    for node in proto.graph.node:
+        if node.op_type in TRANSPARENT and layer_of(node) not in OUTSIDE and key_of(node.input[0]) in found:
+            found.setdefault(node.output[0], found[key_of(node.input[0])])
+    return found
 
 
 def check(proto: onnx.ModelProto) -> None:
@@ -153,14 +176,36 @@ def key_of(tensor: str) -> str:
     return INPUT if tensor.startswith("preprocess/") else tensor
 
 
+def _beside(graph: onnx.GraphProto, addition: onnx.NodeProto) -> set[str]:
+    """Convolutions before and behind an addition, with no other convolution or addition between."""
+    makers = {name: node for node in graph.node for name in node.output}
+
+    def before(node):
+        return [makers[name] for name in node.input if name in makers]
+
+    def behind(node):
+        return [other for other in graph.node if set(node.output) & set(other.input)]
+
+    found: set[str] = set()
+    for step in (before, behind):
+        waiting = step(addition)
+        while waiting:
+            node = waiting.pop()
+            if node.op_type in CONVOLUTIONS:
+                found.add(layer_of(node))
+            elif node.op_type != "Add" and layer_of(node) not in OUTSIDE:
+                waiting += step(node)
+    return found
+
+
 def _matching(names: list[str], patterns: Sequence[str]) -> set[str]:
     kept: set[str] = set()
     for pattern in patterns:
         hits = fnmatch.filter(names, pattern)
         if not hits:
             raise InputError(
-                f"--keep_fp {pattern}: fits none of the {len(names)} convolutions of the network",
-                hint="names and quoted patterns of convolutions, such as 'ssd_conf_*' or conv1",
+                f"--keep_fp {pattern}: fits none of the {len(names)} convolutions and additions of the network",
+                hint="names and quoted patterns of them, such as 'ssd_conf_*' or conv1",
             )
         kept.update(hits)
     return kept

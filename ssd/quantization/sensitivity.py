@@ -1,12 +1,13 @@
 """Which layers lose most by being rounded: each is rounded alone, and the network's outputs are compared."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from ssd.console import progress
-from ssd.quantization.qdq import insert_qdq
+from ssd.quantization.qdq import insert_qdq, rounded_edges
 from ssd.quantization.rewrite import Quantization
 
 
@@ -18,18 +19,21 @@ class Sensitivity:
     error: float
 
 
-def sensitivities(proto: onnx.ModelProto, quantization: Quantization, images: np.ndarray) -> list[Sensitivity]:
-    """One for each convolution that is rounded, the worst first.
+def sensitivities(
+    proto: onnx.ModelProto, quantization: Quantization, images: np.ndarray, keep_float: Sequence[str] = ()
+) -> list[Sensitivity]:
+    """One for each convolution and addition that is rounded, the worst first.
 
     Args:
         proto: the float graph without NMS.
         images: a batch as the graph takes it.
+        keep_float: layers that are not rounded, names or patterns.
     """
+    layers = list(dict.fromkeys(edge.consumer for edge in rounded_edges(proto, quantization, keep_float)))
     exact = _outputs(proto, images)
     found = []
-    for layer in progress(quantization.convolutions, label="sensitivity", unit="layers"):
-        alone = Quantization(quantization.amax, (layer,))
-        rounded = _outputs(insert_qdq(proto, alone, additions=False), images)
+    for layer in progress(layers, label="sensitivity", unit="layers"):
+        rounded = _outputs(insert_qdq(proto, quantization, keep_float, only=layer), images)
         error = np.mean([np.abs(one - other).mean() for one, other in zip(rounded, exact, strict=True)])
         found.append(Sensitivity(layer, float(error)))
     return sorted(found, key=lambda each: -each.error)

@@ -15,7 +15,7 @@ from ssd.deploy.export_graph import tensor_ranges
 from ssd.errors import InputError
 from ssd.models.fold import fold_batch_norm
 from ssd.quantization.fake_quant import FakeQuant
-from ssd.quantization.qdq import check, insert_qdq, layer_of, quantized_edges
+from ssd.quantization.qdq import check, insert_qdq, layer_of, quantized_edges, spread
 from ssd.quantization.rewrite import quantize, strip
 
 L = keras.layers
@@ -284,10 +284,40 @@ def test_the_given_graph_stays(small, trained, exported):
     assert exported[0].SerializeToString(deterministic=True) == before
 
 
-def test_additions_may_stay_in_float(exported):
-    proto = insert_qdq(*exported, additions=False)
-    assert taken(proto, "add", "Add") == ["relu1", "dw"]
-    assert taken(proto, "dw", "Conv")[0] == ("relu1", pytest.approx(exported[1].amax["relu1"], rel=1e-6))
+def test_one_layer_may_be_rounded_alone(exported):
+    whole = pytest.approx(exported[1].amax["relu1"], rel=1e-6)
+    proto = insert_qdq(*exported, only="dw")
+    assert taken(proto, "add", "Add") == ["relu1", "dw"] and taken(proto, "dw", "Conv")[0] == ("relu1", whole)
+    assert {name for name in initializers(proto) if name.endswith("_codes")} == {"dw/kernel_codes"}
+    proto = insert_qdq(*exported, only="add")
+    assert taken(proto, "add", "Add")[0] == ("relu1", whole) and taken(proto, "dw", "Conv")[0] == "relu1"
+    assert not {name for name in initializers(proto) if name.endswith("_codes")}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "rounded"),
+    [
+        (["add"], False),
+        (["*"], False),
+        (["conv1", "dw", "conv2", "ssd_*"], False),  # all before and behind it; what makes the other joined map is not
+        (["conv1", "dw", "conv2"], True),  # the heads behind the concatenation are beside it too
+        (["conv2", "ssd_*", "up"], True),
+    ],
+)
+def test_an_addition_is_left_out_by_name_and_where_nothing_beside_it_is_rounded(patterns, rounded, exported):
+    proto = insert_qdq(*exported, patterns)
+    assert (taken(proto, "add", "Add") == ["relu1", "dw"]) != rounded
+    if patterns == ["*"]:
+        assert not pairs(proto)
+
+
+def test_ranges_spread_to_what_is_joined_and_handed_on(exported):
+    proto, table = exported
+    found = spread(proto, table.amax)
+    assert found.items() >= table.amax.items()
+    assert found["up"] == table.amax["join"] and found["pool"] == table.amax["add"]
+    assert found["add"] == table.amax["add"]  # its own, though it is joined too
+    assert "conv1" not in found and spread(proto, {}) == {}
 
 
 # Which layers
@@ -312,16 +342,15 @@ def test_keep_fp_leaves_out_what_its_patterns_mean(patterns, kept, small, export
         (node,) = (node for node in proto.graph.node if layer_of(node) == name and "Conv" in node.op_type)
         assert node.input[1] == f"{name}/kernel"
         assert name == "conv2" or node.input[0] not in pairs(proto)
-    # Additions are rounded in any case; the pool before conv2 only for it.
-    assert taken(proto, "add", "Add")[1][0] == "dw"
+    # The pool before conv2 is rounded only for it.
     if "conv2" in kept:
         assert taken(proto, "pool", "MaxPool") == ["add"]
 
 
 def test_a_pattern_that_fits_nothing_is_refused(exported):
-    with pytest.raises(InputError, match=r"--keep_fp conv_9: fits none of the 8 convolutions"):
+    with pytest.raises(InputError, match=r"--keep_fp conv_9: fits none of the 9 convolutions and additions"):
         insert_qdq(*exported, ["conv1", "conv_9"])
-    with pytest.raises(InputError, match="--keep_fp join"):  # a layer, and no convolution
+    with pytest.raises(InputError, match="--keep_fp join"):  # a layer of another kind
         quantized_edges(exported[0], ["join"])
 
 
