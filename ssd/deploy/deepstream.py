@@ -14,7 +14,7 @@ from ssd.deploy.onnx_nms import OUTPUTS
 from ssd.errors import InputError
 from ssd.files import write_text
 
-CONFIG, LABELS, README, PARSER = "nvinfer_config.txt", "labels.txt", "README.md", "nvdsinfer_ssd_parser.cpp"
+CONFIG, LABELS, README, PARSER = "nvinfer_config.txt", "labels.txt", "README.deepstream.md", "nvdsinfer_ssd_parser.cpp"
 LIBRARY, FUNCTION = "libnvdsinfer_ssd_parser.so", "NvDsInferParseSsd"
 NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2}
 
@@ -46,7 +46,8 @@ def write_deepstream(
         The files.
 
     Raises:
-        InputError: a graph with other NMS, or with preprocessing inside. Nothing was written.
+        InputError: a graph with other NMS, or with preprocessing inside; a labels.txt that is somebody else's. Nothing
+            was written.
     """
     if metadata.nms != "efficient_nms":
         raise InputError(
@@ -58,6 +59,7 @@ def write_deepstream(
             "DeepStream cannot use a graph with preprocessing inside: nvinfer subtracts the mean itself",
             hint="export without preprocessing in the graph",
         )
+    check_folder(folder, metadata.classes)
     height, width, channels = metadata.input_size
     properties = {
         "onnx-file": onnx_name,
@@ -80,7 +82,7 @@ def write_deepstream(
     attributes = {"pre-cluster-threshold": _decimal(confidence_threshold), "topk": top_k}
     texts = {
         CONFIG: CONFIG_COMMENT + _group("property", properties) + "\n" + _group("class-attrs-all", attributes),
-        LABELS: "".join(f"{name}\n" for name in metadata.classes),
+        LABELS: _labels(metadata.classes),
         PARSER: PARSER_SOURCE,
         README: README_TEXT.format(
             onnx=onnx_name, config=CONFIG, labels=LABELS, parser=PARSER, library=LIBRARY, function=FUNCTION
@@ -89,6 +91,25 @@ def write_deepstream(
     for name, text in texts.items():
         write_text(Path(folder) / name, text)
     return [Path(folder) / name for name in texts]
+
+
+def check_folder(folder, classes: tuple[str, ...]) -> None:
+    """Labels of other classes are replaced where they belong to an earlier export, beside its configuration.
+
+    Raises:
+        InputError: `folder` has a labels.txt with other content and no configuration of ours.
+    """
+    labels = Path(folder) / LABELS
+    if (Path(folder) / CONFIG).exists() or not labels.exists():
+        return
+    if labels.read_bytes() != _labels(classes).encode():
+        raise InputError(
+            f"{labels} has other content than the classes of the model", hint="export into a folder of its own"
+        )
+
+
+def _labels(classes: tuple[str, ...]) -> str:
+    return "".join(f"{name}\n" for name in classes)
 
 
 def _precision(data_type: str, calibration_cache: str | None) -> dict[str, object]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssd import console
-from ssd.errors import InputError, ModelError
+from ssd.errors import InputError, ModelError, SsdError
 from ssd.files import whole_file
 
 # The first byte is no text and the last is a line end: a copy that "converts" the file as text shows at once.
@@ -91,15 +91,17 @@ def is_encrypted(path: str | os.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def plain_file(path: str | os.PathLike, key: str | None) -> Iterator[Path]:
+def plain_file(path: str | os.PathLike, key: str | None, *, encrypts: bool = False) -> Iterator[Path]:
     """The file itself, or what is encrypted in it as a file that only its owner can read and that goes with the block.
 
     Args:
         path: a model file; its own reader says what is wrong with one that is missing.
         key: what `-k` says, None without it.
+        encrypts: whether the key is for an output, and so is needed where the file is plain.
 
     Yields:
-        `path`, or a temporary file of its name with the suffix of what is inside: .keras, .hdf5, else .onnx.
+        `path`, or a temporary file of its name with the suffix of what is inside: .keras, .hdf5, else .onnx. Errors
+        inside the block that name it are made to name `path`.
 
     Raises:
         InputError: the key is empty and one is needed.
@@ -111,7 +113,7 @@ def plain_file(path: str | os.PathLike, key: str | None) -> Iterator[Path]:
         # A plain file under such a name is as good as any other.
         if head and path.suffix.lower() in NVIDIA and _suffix(head) == ".onnx":
             raise _foreign(str(path))
-        if head and key is not None:
+        if head and key is not None and not encrypts:
             console.warn(f"{path} is not encrypted: -k/--key is not needed")
         yield path
         return
@@ -123,7 +125,13 @@ def plain_file(path: str | os.PathLike, key: str | None) -> Iterator[Path]:
         plain.touch(mode=0o600, exist_ok=False)
         plain.write_bytes(data)
         del data  # the block may last for hours
-        yield plain
+        try:
+            yield plain
+        except SsdError as error:
+            for each in getattr(error, "problems", [error]):
+                each.where = each.where and each.where.replace(str(plain), str(path))
+                each.message = each.message.replace(str(plain), str(path))
+            raise
 
 
 def encrypt_file(source: str | os.PathLike, target: str | os.PathLike, key: str) -> None:

@@ -160,7 +160,7 @@ def _load_graph(path: Path, kind: str, experiment: Experiment | None, verb: str,
     stored = experiment_from_text(metadata.spec, f"{path}:metadata", verb)
     spec = stored if experiment is None else combine(experiment, stored, str(path))
     if metadata.nms != "none" and spec.nms != stored.nms:
-        console.warn(f"{path}: its NMS is in the graph ({metadata.nms}); nms_config of the spec is not used")
+        console.warn(f"the model's NMS is in its graph ({metadata.nms}); nms_config of the spec is not used")
     return GraphPredictor(runner, metadata, spec)
 
 

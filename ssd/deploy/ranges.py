@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ssd.console import say, warn
+from ssd.console import say
 from ssd.data.calibration import choose_images, image_batches, read_tensors, write_tensors
 from ssd.deploy.export_graph import Source
 from ssd.deploy.graph_predictor import graph_input
+from ssd.errors import InputError
 from ssd.quantization.calibration import calibrate
 from ssd.quantization.calibration_cache import read_cache, write_cache
-from ssd.quantization.qdq import quantized_edges
+from ssd.quantization.qdq import quantized_edges, spread
 from ssd.quantization.rewrite import Quantization
 
 
@@ -39,8 +40,31 @@ class Calibration:
     force: bool
 
 
+def origin(knows: bool, how: Calibration) -> str:
+    """What ranges come from: "training", "cache", "tensors" (prepared images) or "images".
+
+    Args:
+        knows: whether the model has ranges from quantization-aware training.
+
+    Raises:
+        InputError: there is nothing.
+    """
+    if knows and not how.force:
+        return "training"
+    if how.cache is not None and how.cache.exists():
+        return "cache"
+    if how.prepared is not None and how.prepared.exists():
+        return "tensors"
+    if how.images:
+        return "images"
+    raise InputError(
+        "--data_type int8 needs ranges: none are in the model, and no images were named to find them with",
+        hint="--cal_image_dir DIR; or --cal_cache_file of an earlier export; or train with enable_qat: true",
+    )
+
+
 def find_ranges(source: Source, graph: onnx.ModelProto, how: Calibration, *, pixels: bool) -> Quantization:
-    """The table of ranges.
+    """The table of ranges; a calibration cache that was not read is written, and takes the place of one that is there.
 
     Args:
         graph: float, without NMS.
@@ -50,29 +74,29 @@ def find_ranges(source: Source, graph: onnx.ModelProto, how: Calibration, *, pix
         InputError, Problems: no ranges and nothing to find them with, too few images, images that cannot be read, a
             cache or tensor file that is none.
     """
-    if source.quantization is not None and not how.force:
-        if how.images:
-            warn("--cal_image_dir is not used: the model knows its ranges (--force_ptq calibrates nevertheless)")
-        table = source.quantization
-        say(f"ranges of {len(table.amax)} tensors from quantization-aware training")
-    elif how.cache is not None and how.cache.exists():
+    kind = origin(source.quantization is not None, how)
+    if kind == "cache":
         _, convolutions = quantized_edges(graph, how.keep_float)
         table = Quantization(read_cache(how.cache), tuple(convolutions))
         say(f"ranges of {len(table.amax)} tensors from {how.cache}")
         return table
+    if kind == "training":
+        table = source.quantization
+        say(f"ranges of {len(table.amax)} tensors from quantization-aware training")
     else:
-        inputs = (graph_input(images, pixels, source.spec.augmentation.mean) for images in _images(source, how))
-        table = calibrate(graph, inputs, how.method, keep_float=how.keep_float, total=how.batches)
-        say(f"ranges of {len(table.amax)} tensors from pictures ({how.method})")
+        images = str(how.prepared if kind == "tensors" else how.images)
+        inputs = (graph_input(batch, pixels, source.spec.augmentation.mean) for batch in _images(source, how, kind))
+        table = calibrate(graph, inputs, how.method, keep_float=how.keep_float, total=how.batches, where=images)
+        say(f"ranges of {len(table.amax)} tensors from {images} ({how.method})")
     if how.cache is not None:
-        write_cache(how.cache, table.amax)
-        say(f"calibration cache: {how.cache}")
+        say(f"calibration cache: {how.cache}{', replaced' if how.cache.exists() else ''}")
+        write_cache(how.cache, spread(graph, table.amax))
     return table
 
 
-def _images(source: Source, how: Calibration) -> Iterator[np.ndarray]:
+def _images(source: Source, how: Calibration, kind: str) -> Iterator[np.ndarray]:
     """Batches of network input."""
-    if how.prepared is not None and how.prepared.exists():
+    if kind == "tensors":
         return read_tensors(how.prepared, tuple(source.network.input_shape[1:]))
     paths = choose_images(how.images, how.batches * how.batch_size, source.spec.random_seed)
     batches = image_batches(paths, source.spec.augmentation, how.batch_size)

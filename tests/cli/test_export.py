@@ -66,9 +66,12 @@ def test_int8_by_pictures_then_by_the_cache_and_the_tensor_file(model_file, kitt
     assert {"QuantizeLinear", "DequantizeLinear"} <= ops(first)
     assert "ONNX int8" in capsys.readouterr().out
     assert read_cache(cache)["Input"] > 50
-    # The cache instead of pictures gives the same graph.
-    assert export("-m", model_file, "-o", second, *flags, "--cal_cache_file", cache, "--skip_proof") == 0
-    assert f"ranges of {len(read_cache(cache))} tensors from {cache}" in capsys.readouterr().out
+    # The cache instead of pictures gives the same graph; there need not be as many pictures then.
+    more = [*flags, *images, "--batches", 99, "--calibrator", "max", "--cal_cache_file", cache, "--skip_proof"]
+    assert export("-m", model_file, "-o", second, *more) == 0
+    said = capsys.readouterr()
+    assert f"ranges of {len(read_cache(cache))} tensors from {cache}" in said.out
+    assert "--cal_image_dir, --batches, --batch_size, --calibrator: not used, the ranges are in --cal_cache" in said.err
     one, other = (onnx.load(path) for path in (first, second))
     assert [node.SerializeToString() for node in one.graph.node] == [n.SerializeToString() for n in other.graph.node]
     for a, b in zip(one.graph.initializer, other.graph.initializer, strict=True):
@@ -76,9 +79,12 @@ def test_int8_by_pictures_then_by_the_cache_and_the_tensor_file(model_file, kitt
         np.testing.assert_allclose(onnx.numpy_helper.to_array(a), onnx.numpy_helper.to_array(b), rtol=1e-6)
     # And so does the tensor file without pictures.
     assert export("-m", model_file, "-o", third, *flags, "--cal_data_file", tensors, "--skip_proof") == 0
-    ranges = [json.loads((tmp_path / "export.json").read_text())["ranges"], read_cache(cache)]
-    for name, value in ranges[1].items():
-        assert ranges[0][name] == pytest.approx(value, rel=1e-5)
+    said = capsys.readouterr()
+    assert f"from {tensors} (entropy)" in said.out and "--batches, --batch_size: not used, the images" in said.err
+    ranges, cached = json.loads((tmp_path / "export.json").read_text())["ranges"], read_cache(cache)
+    for name, value in ranges.items():
+        assert cached[name] == pytest.approx(value, rel=1e-5)
+    assert set(ranges) <= set(cached)
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +103,14 @@ def qat_file(model_file, spec_file, tmp_path_factory):
 
 def test_a_quantization_aware_model_brings_its_ranges(qat_file, tmp_path, capsys):
     scales, graph = tmp_path / "scales.json", tmp_path / "q.onnx"
-    flags = ["--data_type", "int8", "--cal_json_file", scales, "--cal_cache_file", tmp_path / "cal.bin"]
+    cache = tmp_path / "cal.bin"
+    cache.write_text("TRT-8503-EntropyCalibration2\nInput: 3d418306\n")
+    flags = ["--data_type", "int8", "--cal_json_file", scales, "--cal_cache_file", cache, "--calibrator", "max"]
     assert export("-m", qat_file, "-o", graph, *flags) == 0
-    assert "from quantization-aware training" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "from quantization-aware training" in said.out and f"calibration cache: {cache}, replaced" in said.out
+    assert "--calibrator: not used, the model knows its ranges" in said.err
+    assert len(read_cache(cache)) > 10
     amax = json.loads(scales.read_text())["tensor_scales"]
     model = load_model(qat_file, verb=None).model
     assert amax["block_1a_relu"] == pytest.approx(float(model.get_layer("block_1a_relu_qdq").get_weights()[0]))
@@ -129,12 +140,15 @@ def test_a_loss_beyond_the_limit_ends_the_export_and_names_layers(
     from ssd.deploy import proof
 
     monkeypatch.setattr(proof, "voc_report", lambda *args, _values=[0.5, 0.5, 0.3]: Report(_values.pop(0)))
-    flags = ["--data_type", "int8", "--batches", 1, "--batch_size", 4, "--max_map_drop", 0.1]
+    kept = ["ssd_*", "block_2*", "block_3*", "block_4*", "conv1"]
+    flags = ["--data_type", "int8", "--batches", 1, "--batch_size", 4, "--max_map_drop", 0.1, "--keep_fp", *kept]
     graph = tmp_path / "g.onnx"
     assert export("-m", model_file, "-o", graph, *flags, "--cal_image_dir", kitti_folder / "images") == 1
     err = capsys.readouterr().err
     assert "loses 0.2000 of mAP, --max_map_drop allows 0.1; rounding hurts most in" in err
-    assert "--keep_fp" in err
+    assert "--keep_fp 'ssd_*' 'block_2*' 'block_3*' 'block_4*' conv1 " in err
+    worst = err.partition("hurts most in ")[2].splitlines()[0].split(", ")
+    assert worst and not [name for name in worst if any(map(name.startswith, ("ssd_", "block_2", "conv1")))]
     assert not graph.exists()
 
 
@@ -145,16 +159,18 @@ class Report:
 
 def test_files_for_deepstream_and_triton(model_file, tmp_path, capsys):
     graph = tmp_path / "d" / "ssd.onnx"
-    flags = ["--nms", "efficient_nms", "--gen_ds_config", "--skip_proof"]
-    assert export("-m", model_file, "-o", graph, *flags) == 0
+    static = ["--static_batch_size", 4, "--skip_proof"]
+    assert export("-m", model_file, "-o", graph, "--nms", "efficient_nms", "--gen_ds_config", *static) == 0
     assert "EfficientNMS_TRT" in ops(graph)
     assert (tmp_path / "d/labels.txt").read_text().split() == ["disc", "square", "star"]
-    assert "infer-dims=3;128;128" in (tmp_path / "d/nvinfer_config.txt").read_text()
+    config = (tmp_path / "d/nvinfer_config.txt").read_text()
+    assert "infer-dims=3;128;128\n" in config and "batch-size=4\n" in config
     assert main(["evaluate", "-m", str(graph), "-r", str(tmp_path / "e")]) == 2
     assert "EfficientNMS_TRT, which only TensorRT runs" in capsys.readouterr().err
-    assert export("-m", model_file, "-o", graph, "--nms", "standard", "--triton", tmp_path / "t", "--skip_proof") == 0
+    assert export("-m", model_file, "-o", graph, "--nms", "standard", "--triton", tmp_path / "t", *static) == 0
     assert (tmp_path / "t/ssd/1/model.onnx").exists()
-    assert "detection_boxes" in (tmp_path / "t/ssd/config.pbtxt").read_text()
+    config = (tmp_path / "t/ssd/config.pbtxt").read_text()
+    assert "detection_boxes" in config and "max_batch_size: 0\n" in config and "dims: [ 4, 3, 128, 128 ]" in config
 
 
 @needs_rtx
@@ -207,6 +223,9 @@ def odd_files(model_file, kitti_folder, tmp_path_factory):
     (folder / "file").write_text("")
     shutil.copytree(kitti_folder / "images", folder / "images")
     (folder / "empty").mkdir()
+    (folder / "labelled").mkdir()
+    (folder / "labelled/labels.txt").write_text("somebody's\n")
+    (folder / "good.onnx").write_bytes(b"")
     (folder / "broken").mkdir()
     for number in range(4):
         (folder / f"broken/{number}.png").write_bytes(b"no picture")
@@ -219,6 +238,7 @@ def odd_files(model_file, kitti_folder, tmp_path_factory):
 
 
 INT8 = ["--data_type", "int8", "--batches", 1, "--batch_size", 4, "--skip_proof"]
+SEALED = ["-o", "out.etlt", "-k", "secret"]
 BAD = {
     "no model": (["-m", "none.keras"], "no such model file"),
     "a text": (["-m", "text.keras"], "text.keras: a text file, not a model file"),
@@ -228,8 +248,13 @@ BAD = {
     "a graph of another suffix": (["-o", "out.pb"], "a graph is .onnx, or .etlt with a key"),
     "an encrypted graph without a key": (["-o", "out.etlt"], "an .etlt is encrypted"),
     "a folder for a graph": (["-o", "folder.onnx"], "is a folder"),
-    "a graph in a file": (["-o", "file/out.onnx", "--skip_proof"], "file"),
-    "results in a file": (["-r", "file", "--skip_proof"], "a folder is needed"),
+    "a graph in a file": (["-o", "file/out.onnx"], "-o/--output_file: file is a file, a folder is needed"),
+    "results in a file": (["-r", "file"], "-r/--results_dir: file is a file, a folder is needed"),
+    "an engine in a file": (["--engine_file", "file/e"], "--engine_file: file is a file, a folder is needed"),
+    "a folder for an engine": (["--engine_file", "empty"], "--engine_file empty: is a folder"),
+    "graph and engine in one": (["--engine_file", "out.onnx"], "named twice: -o/--output_file and --engine_file"),
+    "ranges in the report": (["--cal_json_file", "export.json"], "named twice: the report of the export and --cal"),
+    "the model's own name": (["-m", "good.onnx", "-o", "./good.onnx"], "named twice: -m/--model and -o/--output_file"),
     "a spec that is not there": (["-e", "none.txt"], "none.txt"),
     "a spec that does not parse": (["-e", "spec_text.txt"], "spec_text.txt"),
     "an opset too old": (["--target_opset", 9], "--target_opset is 9, allowed: 13 to 18"),
@@ -244,13 +269,28 @@ BAD = {
     "no memory": (["--max_workspace_size", 0], "--max_workspace_size is 0"),
     "a negative drop": (["--max_map_drop", -1], "--max_map_drop is -1"),
     "a drop that nobody measures": (["--max_map_drop", 0.1, "--skip_proof"], "needs the proof"),
-    "a capability without an engine": (["--compute_capability", "8.6"], "says what an engine is for"),
-    "float and layers to keep float": (["--keep_fp", "conv1"], "--keep_fp is for INT8"),
-    "float and images": (["--cal_image_dir", "images"], "--cal_image_dir is for INT8"),
+    "batches that fall": (["--min_batch_size", 8, "--max_batch_size", 2], "--min_batch_size 8, --max_batch_size 2: no"),
+    "two kinds of batches": (["--static_batch_size", 4, "--max_batch_size", 2], "--static_batch_size fixes the batch"),
+    **{
+        f"{flags[0]} without {condition}": (flags, f"{flags[0]} has no effect without {condition}")
+        for condition, given in {
+            "--data_type int8": (
+                ["--keep_fp", "conv1"], ["--cal_image_dir", "images"], ["--batches", 3], ["--calibrator", "max"],
+                ["--cal_cache_file", "cal.bin"], ["--cal_data_file", "tensors.h5"], ["--force_ptq"],
+            ),
+            "--engine_file FILE": (
+                ["--compute_capability", "8.6"], ["--min_batch_size", 2], ["--opt_batch_size", 2],
+                ["--max_workspace_size", 9],
+            ),
+            "--engine_file FILE, --gen_ds_config or --triton DIR": (["--max_batch_size", 2],),
+        }.items()
+        for flags in given
+    },
+    "ranges of a float model": (["--cal_json_file", "scales.json"], "--cal_json_file: the model has no ranges"),
     "int8 from nothing": ([*INT8], "needs ranges: none are in the model"),
     "int8 from no folder": ([*INT8, "--cal_image_dir", "none"], "--cal_image_dir none: no such folder"),
     "int8 from an empty folder": ([*INT8, "--cal_image_dir", "empty"], "0 images"),
-    "int8 from too few images": ([*INT8, "--batches", 9, "--cal_image_dir", "images"], "are needed"),
+    "int8 from too few images": ([*INT8, "--batches", 9, "--cal_image_dir", "images"], "10 images (.jpg"),
     "int8 from broken images": ([*INT8, "--cal_image_dir", "broken"], "broken/"),
     "int8 from another network's cache": ([*INT8, "--cal_cache_file", "cache.txt"], "no range for tensor"),
     "int8 from no cache": ([*INT8, "--cal_cache_file", "nocache.txt"], "nocache.txt:1: no calibration cache"),
@@ -259,7 +299,17 @@ BAD = {
     "int8, a layer that is not": ([*INT8, "--cal_image_dir", "images", "--keep_fp", "conv_9"], "fits none of the"),
     "DeepStream without its NMS": (["--nms", "none", "--gen_ds_config", "--skip_proof"], "--nms efficient_nms"),
     "DeepStream with pixels": (["--nms", "efficient_nms", "--embed_preprocess", "--gen_ds_config"], "nvinfer"),
-    "Triton with a plugin and no engine": (["--nms", "efficient_nms", "--triton", "t", "--skip_proof"], "engine"),
+    "DeepStream and a key": ([*SEALED, "--nms", "efficient_nms", "--gen_ds_config"], "DeepStream reads no encrypted"),
+    "DeepStream and other labels": (
+        ["-o", "labelled/out.onnx", "--nms", "efficient_nms", "--gen_ds_config", "--skip_proof"], "has other content",
+    ),
+    "Triton with a plugin and no engine": (["--nms", "efficient_nms", "--triton", "t"], "engine only"),
+    "Triton and a key": ([*SEALED, "--triton", "t"], "Triton reads no encrypted graph"),
+    "Triton and TensorRT-RTX": (
+        ["--nms", "none", "--engine_file", "e.trt", "--compute_capability", "8.6", "--triton", "t"], "TensorRT-RTX",
+    ),
+    "Triton and a name": (["-o", "my model (v2).onnx", "--triton", "t"], "cannot name a model"),
+    "Triton and another folder": (["-o", "images.onnx", "--triton", "."], "is no Triton model"),
     "an engine of a graph with NMS": (["--engine_file", "e", "--compute_capability", "8.6"], "has no NMS"),
     "an unknown capability": (["--nms", "none", "--engine_file", "e", "--compute_capability", "9.9"], "builds for"),
 }  # fmt: skip

@@ -89,11 +89,25 @@ def test_int8_without_a_cache_is_built_with_the_types_of_the_graph(tmp_path):
 
 def test_the_readme_names_what_is_there(tmp_path):
     files = write_deepstream(tmp_path, "model.onnx", COLOUR, confidence_threshold=0.3, top_k=100)
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.deepstream.md").read_text()
     for path in files:
-        assert path.name == "README.md" or path.name in text
+        assert path.name == "README.deepstream.md" or path.name in text
     assert "config-file-path=nvinfer_config.txt" in text
     assert "libnvdsinfer_ssd_parser.so" in text and "model.onnx_b<batch>" in text
+
+
+def test_labels_of_somebody_else_stay_and_those_of_an_earlier_export_do_not(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "labels.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"labels\.txt has other content than the classes") as caught:
+        write_deepstream(tmp_path, "model.onnx", COLOUR, confidence_threshold=0.3, top_k=100)
+    assert caught.value.hint == "export into a folder of its own"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "labels.txt"]
+    (tmp_path / "labels.txt").write_text("car\nperson\ntraffic light\n")
+    for metadata in (COLOUR, GRAY):
+        write_deepstream(tmp_path, "model.onnx", metadata, confidence_threshold=0.3, top_k=100)
+    assert (tmp_path / "labels.txt").read_text() == "face\n"
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("nms", ["none", "standard"])

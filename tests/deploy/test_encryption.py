@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ssd.deploy import encryption
 from ssd.deploy.encryption import HEADER, MAGIC, decrypt, encrypt, encrypt_file, is_encrypted, plain_file
-from ssd.errors import InputError, ModelError
+from ssd.errors import InputError, ModelError, Problems
 
 FULL_COST = encryption.SCRYPT
 DATA = b"weights, and more weights"
@@ -256,6 +256,17 @@ def test_the_plain_file_goes_when_the_block_fails(tmp_path, temporary_files, err
     assert path.exists()
 
 
+def test_errors_name_the_encrypted_file(tmp_path):
+    path = tmp_path / "net.etlt"
+    path.write_bytes(encrypt(ONNX, KEY))
+    with pytest.raises(ModelError) as caught, plain_file(path, KEY) as plain:
+        raise ModelError(f"{plain} is odd", where=f"{plain}:metadata", hint="look")
+    assert str(caught.value) == f"{path}:metadata: {path} is odd\n    look"
+    with pytest.raises(Problems) as caught, plain_file(path, KEY) as plain:
+        raise Problems([InputError("one", where=str(plain)), InputError("other")])
+    assert str(caught.value) == f"{path}: one\nother"
+
+
 def test_the_plain_file_may_be_gone_already(tmp_path, temporary_files):
     path = tmp_path / "net.tlt"
     path.write_bytes(encrypt(HDF5, KEY))
@@ -294,6 +305,8 @@ def test_a_plain_file_is_used_as_it_is(tmp_path, temporary_files, warnings, name
         assert plain == path
         assert not os.listdir(temporary_files)
     assert warnings == [f"{path} is not encrypted: -k/--key is not needed"]
+    with plain_file(path, KEY, encrypts=True):
+        assert len(warnings) == 1
     assert path.read_bytes() == ZIP
 
 

@@ -43,7 +43,6 @@ def model_config():
     tensor.field.add(name="name", number=1, label=one, type=field.TYPE_STRING)
     tensor.field.add(name="data_type", number=2, label=one, type=field.TYPE_ENUM, type_name=".triton_test.DataType")
     tensor.field.add(name="dims", number=3, label=many, type=field.TYPE_INT64)
-    tensor.field.add(name="label_filename", number=4, label=one, type=field.TYPE_STRING)
     file.message_type.add(name="DynamicBatching")
     config = file.message_type.add(name="ModelConfig")
     config.field.add(name="name", number=1, label=one, type=field.TYPE_STRING)
@@ -66,7 +65,7 @@ def config_of(folder):
 
 def tensors(messages) -> list[tuple]:
     kinds = {2: "UINT8", 8: "INT32", 9: "INT64", 11: "FP32"}
-    return [(one.name, kinds[one.data_type], tuple(one.dims), one.label_filename) for one in messages]
+    return [(one.name, kinds[one.data_type], tuple(one.dims)) for one in messages]
 
 
 @pytest.fixture
@@ -88,12 +87,12 @@ def test_a_graph_with_standard_nms(graph, repository):
     config = config_of(folder)
     assert (config.name, config.platform, config.max_batch_size) == ("ssd_demo", "onnxruntime_onnx", 8)
     assert config.HasField("dynamic_batching")
-    assert tensors(config.input) == [("Input", "FP32", (3, 288, 512), "")]
+    assert tensors(config.input) == [("Input", "FP32", (3, 288, 512))]
     assert tensors(config.output) == [
-        ("num_detections", "INT32", (1,), ""),
-        ("detection_boxes", "FP32", (200, 4), ""),
-        ("detection_scores", "FP32", (200,), ""),
-        ("detection_classes", "INT32", (200,), "labels.txt"),
+        ("num_detections", "INT32", (1,)),
+        ("detection_boxes", "FP32", (200, 4)),
+        ("detection_scores", "FP32", (200,)),
+        ("detection_classes", "INT32", (200,)),
     ]
     assert "# Input: BGR, 0 to 255, minus 103.9, 116.779, 123\n" in (folder / "config.pbtxt").read_text()
     assert (folder / "1" / "model.onnx").read_bytes() == b"a graph"
@@ -102,7 +101,7 @@ def test_a_graph_with_standard_nms(graph, repository):
     assert os.listdir(repository) == ["ssd_demo"]
 
 
-@pytest.mark.parametrize("suffix", [".engine", ".plan"])
+@pytest.mark.parametrize("suffix", [".engine", ".plan", ".trt"])
 def test_an_engine_with_efficient_nms(graph, repository, suffix):
     engine = graph.rename(graph.with_suffix(suffix))
     metadata = dataclasses.replace(COLOUR, nms="efficient_nms")
@@ -117,18 +116,27 @@ def test_a_gray_graph_without_nms(graph, repository):
     outputs = [("boxes", "FP32", (8732, 4)), ("scores", "FP32", (8732, 2))]
     folder = write_triton(repository, "gray", graph, metadata, outputs, max_batch=2)
     config = config_of(folder)
-    assert tensors(config.input) == [("Input", "FP32", (1, 300, 300), "")]
-    assert tensors(config.output) == [("boxes", "FP32", (8732, 4), ""), ("scores", "FP32", (8732, 2), "")]
+    assert tensors(config.input) == [("Input", "FP32", (1, 300, 300))]
+    assert tensors(config.output) == [("boxes", "FP32", (8732, 4)), ("scores", "FP32", (8732, 2))]
     assert "gray, 0 to 255, minus 117.379" in (folder / "config.pbtxt").read_text()
     assert (folder / "labels.txt").read_text() == "car\nperson\n"
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_static_batch_stands_in_every_shape(graph, repository, pixels):
+    metadata = dataclasses.replace(COLOUR, pixels=pixels)
+    config = config_of(write_triton(repository, "ssd", graph, metadata, DETECTIONS, max_batch=1, static_batch=4))
+    assert config.max_batch_size == 0 and not config.HasField("dynamic_batching")
+    assert tensors(config.input)[0][2] == ((4, 288, 512, 3) if pixels else (4, 3, 288, 512))
+    assert [shape for _, _, shape in tensors(config.output)] == [(4, 1), (4, 200, 4), (4, 200), (4, 200)]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_go_in_as_they_are(graph, repository, channels):
     metadata = dataclasses.replace(COLOUR, pixels=True, input_size=(288, 512, channels))
     folder = write_triton(repository, "ssd", graph, metadata, [("n", "INT64", (1,))], max_batch=2)
-    assert tensors(config_of(folder).input) == [("Input", "UINT8", (288, 512, 3), "")]
-    assert tensors(config_of(folder).output) == [("n", "INT64", (1,), "")]
+    assert tensors(config_of(folder).input) == [("Input", "UINT8", (288, 512, 3))]
+    assert tensors(config_of(folder).output) == [("n", "INT64", (1,))]
 
 
 def test_a_model_is_replaced_as_a_whole(graph, repository):
