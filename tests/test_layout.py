@@ -21,7 +21,9 @@ MAY_IMPORT = {
     "models": BASE | {"spec", "boxes", "quantization"},  # its layers, which files name
     "evaluation": BASE | {"spec", "boxes", "data", "visualize"},
     "inspection": BASE | {"spec", "boxes", "models", "data", "visualize"},
-    "training": BASE | {"spec", "boxes", "models", "quantization", "data", "evaluation", "inspection", "visualize"},
+    "training": BASE
+    | {"spec", "boxes", "models", "quantization", "data", "evaluation", "inspection", "visualize"}
+    | {"deploy"},  # for encrypted files
     "pruning": BASE | {"models"},
     "quantization": BASE | {"models"},
     "deploy": BASE | {"spec", "boxes", "models", "quantization", "data", "evaluation"},

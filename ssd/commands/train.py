@@ -52,22 +52,16 @@ def run(args: argparse.Namespace) -> None:
     spec = load_experiment(args.experiment_spec_file, "train")
     _check_spec(args, spec)
 
-    from ssd.deploy.encryption import plain_file
-
-    with plain_file(args.resume_model_weights or "", args.key) as weights:
-        _train(args, spec, str(weights) if args.resume_model_weights else None)
-
-
-def _train(args: argparse.Namespace, spec, weights: str | None) -> None:
     from ssd.training.trainer import Request, train
 
     request = Request(
         resume=args.resume,
-        weights=weights,
+        weights=args.resume_model_weights,
         weights_input=args.weights_input,
         initial_epoch=args.initial_epoch,
         use_amp=args.use_amp,
         deterministic=args.deterministic,
+        key=args.key,
         gpu_index=args.gpu_index,
     )
     if args.dry_run:

@@ -10,7 +10,9 @@ HEADS = ("ssd_conf_", "ssd_loc_")
 PREDICTION = "ssd_mpred_conv_"
 
 
-def pruned_widths(layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model) -> dict[str, int]:
+def pruned_widths(
+    layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model, same_modules: bool | None = None
+) -> dict[str, int]:
     """Filters by layer of a file whose network is the pruned form of `model`; empty where it is none.
 
     Pruned: some convolutions before the heads have fewer filters in the file, none has more. Prediction modules of
@@ -18,6 +20,10 @@ def pruned_widths(layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model)
 
     Args:
         layers: layer name -> arrays, the kernel first.
+        same_modules: whether the file is of the `pred_num_channels` of `model`; None: its filters tell.
+
+    Raises:
+        ModelError: some convolutions have fewer filters in the file and others more.
     """
     widths = {}
     for layer in model.layers:
@@ -27,11 +33,17 @@ def pruned_widths(layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model)
                 return {}
             widths[layer.name] = kernel.shape[2 if isinstance(layer, keras.layers.Conv2DTranspose) else 3]
     asked = {name: model.get_layer(name).filters for name in widths}
-    if _other_modules(widths, asked):
+    if _other_modules(widths, asked) if same_modules is None else not same_modules:
         widths = {name: width for name, width in widths.items() if not name.startswith(PREDICTION)}
     narrower = [name for name, width in widths.items() if width < asked[name]]
     wider = [name for name, width in widths.items() if width > asked[name]]
-    return {name: widths[name] for name in narrower} if not wider else {}
+    if narrower and wider:
+        raise ModelError(
+            f"no pruned form of the spec's network: some layers have fewer filters "
+            f"({_counts(narrower[0], widths, asked)}), others more ({_counts(wider[0], widths, asked)})",
+            hint="check arch, nlayers and pred_num_channels",
+        )
+    return {name: widths[name] for name in narrower}
 
 
 def with_widths(model: keras.Model, widths: dict[str, int], precision: str | None = None) -> keras.Model:
@@ -57,17 +69,16 @@ def with_widths(model: keras.Model, widths: dict[str, int], precision: str | Non
         raise ModelError(f"the filter counts in the file do not make a network: {reason}") from error
 
 
-def check_heads(layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model, path: str) -> None:
+def check_heads(layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model) -> None:
     """A pruned detector is retrained for what it was trained for: its filters were chosen by those classes.
 
     Raises:
-        ModelError: the heads in the file at `path` have other classes or boxes than `model`. It may have no heads.
+        ModelError: the heads in the file have other classes or boxes than `model`. It may have no heads.
     """
 
     def differ(found: int, wanted: int, what: str) -> ModelError:
         return ModelError(
             f"the pruned model has {found} {what}, the spec makes {wanted}",
-            where=path,
             hint="retrain it with the classes and anchors of its training, or begin with a model that is not pruned",
         )
 
@@ -87,6 +98,10 @@ def check_heads(layers: dict[str, tuple[np.ndarray, ...]], model: keras.Model, p
 def layer_arrays(model: keras.Model) -> dict[str, tuple[np.ndarray, ...]]:
     """Layer name -> weights, of the layers that have any."""
     return {layer.name: tuple(layer.get_weights()) for layer in model.layers if layer.weights}
+
+
+def _counts(name: str, widths: dict[str, int], asked: dict[str, int]) -> str:
+    return f"{name}: {widths[name]} of {asked[name]}"
 
 
 def _has_filters(layer) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.console import warn
+from ssd.deploy.encryption import is_encrypted
 from ssd.errors import InputError, ModelError, RunError
 from ssd.files import same_file
 from ssd.models.checkpoint import Artifact, load_model, read_state, save_model
@@ -74,14 +75,15 @@ class Checkpoints:
         """Makes `best` and what a resumed run remembers of it agree.
 
         They do not where a kill came before `best` got its name, or where the run goes on in another folder: then the
-        checkpoint resumed from is the best, if it is of the best epoch; else the best is sought anew.
+        checkpoint resumed from is the best, if it is of the best epoch and can be copied as it is; else the best is
+        sought anew.
         """
         if progress.best_epoch is None:
             return
         with contextlib.suppress(ModelError):
             if read_state(self.best)[0].get("epoch") == progress.best_epoch:
                 return
-        if (progress.epoch, progress.position) == (progress.best_epoch, 0):
+        if (progress.epoch, progress.position) == (progress.best_epoch, 0) and not is_encrypted(path):
             same_file(path, self.best)
         else:
             progress.best_map = progress.best_epoch = None

@@ -67,6 +67,7 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
         weights=request.weights,
         initial_epoch=request.initial_epoch,
         weights_input=request.weights_input,
+        key=request.key,
     )
     if reason := finished(spec, start.progress):
         say(f"nothing is left to train: {reason}\n")

@@ -1,5 +1,6 @@
 """The parts of a training run, and how they are put together."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from ssd.models.backbones import backbone
 from ssd.models.detector import anchors_for, build_detector
 from ssd.models.freeze import apply_freezing
 from ssd.models.pretrained import Report, transfer
+from ssd.models.running_statistics import RunningStatistics
 from ssd.models.widths import check_heads, layer_arrays, pruned_widths, with_widths
-from ssd.quantization.rewrite import is_quantized, quantize
+from ssd.quantization.rewrite import quantize
 from ssd.spec.config import Experiment
 from ssd.status import StatusLog
 from ssd.training.checkpoints import Checkpoints
@@ -66,6 +68,10 @@ def build(spec: Experiment, steps: int, start: Start | None = None) -> tuple[Tra
     Args:
         steps: batches of an epoch.
         start: a pruned network to begin with has fewer filters than the spec's, and so has the one that is built.
+
+    Raises:
+        ModelError: a pruned network whose filters or heads are not those of the spec's.
+        SpecError: keep_float names no convolution.
     """
     config, shape = spec.training, (spec.augmentation.height, spec.augmentation.width, spec.augmentation.channels)
 
@@ -74,12 +80,13 @@ def build(spec: Experiment, steps: int, start: Start | None = None) -> tuple[Tra
 
     trained = detector()
     average = detector() if config.model_ema else None
-    if widths := _widths(start, trained):
-        say(f"{start.path} is a pruned {spec.network.name}: its filter counts are taken")
-        if not start.resumed:
-            check_heads(start.weights.layers, trained, start.path)
-        trained = with_widths(trained, widths)
-        average = with_widths(average, widths) if config.model_ema else None
+    with _about(start.path if start else ""):
+        if widths := _widths(start, trained):
+            say(f"{start.path} is a pruned {spec.network.name}: its filter counts are taken")
+            if not start.resumed:
+                check_heads(start.weights.layers, trained)
+            trained = with_widths(trained, widths)
+            average = with_widths(average, widths) if config.model_ema else None
     if config.qat:
         trained = quantize(trained, config.qat.keep_float)
         average = quantize(average, config.qat.keep_float) if config.model_ema else None
@@ -96,11 +103,20 @@ def build(spec: Experiment, steps: int, start: Start | None = None) -> tuple[Tra
 
 def _widths(start: Start | None, model: keras.Model) -> dict[str, int]:
     """Filters by layer, where the network to begin with is a pruned form of `model`."""
-    if start is not None and start.resumed:
-        return pruned_widths(layer_arrays(start.artifact.model), model)
+    if start is not None and start.resumed:  # another pred_num_channels would have been refused
+        return pruned_widths(layer_arrays(start.artifact.model), model, same_modules=True)
     if start is not None and start.weights is not None and start.weights.prunable:
-        return pruned_widths(start.weights.layers, model)
+        return pruned_widths(start.weights.layers, model, start.weights.same_modules)
     return {}
+
+
+@contextlib.contextmanager
+def _about(path: str):
+    """Lets errors over a file's network name the file."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(error.message, where=path, hint=error.hint or "check arch and nlayers") from error
 
 
 def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -> Report | None:
@@ -119,7 +135,6 @@ def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -
     report = None
     if start.resumed:
         restore(training, start.artifact.model, start.artifact.arrays)
-        _change_of_kind(start.progress, is_quantized(start.artifact.model), is_quantized(training.detector))
         if start.progress.order != order and start.progress.position:
             warn(f"epoch {start.progress.epoch + 1} starts again: its batches are not the ones of the checkpoint")
             start.progress.position = 0
@@ -135,24 +150,16 @@ def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -
     return report
 
 
-def _change_of_kind(progress: Progress, before: bool, now: bool) -> None:
-    if now == before:
-        return
-    if now:
-        say("the float checkpoint goes on quantization-aware: ranges begin with the next batches")
-    else:
-        say("the quantization-aware checkpoint goes on in float: its ranges are dropped")
-    progress.best_map = progress.best_epoch = None  # the best so far is of the other kind
-
-
 def _load(training: TrainingModel, start: Start) -> Report:
     network = training.network
-    try:
+    with _about(start.path):
         report = transfer(start.weights, training.detector, backbone(network.arch, network.nlayers), start.pixels)
-    except ModelError as error:
-        raise ModelError(error.message, where=start.path, hint=error.hint or "check arch and nlayers") from error
     for line in report.lines(start.path):
         say(line)
+    loaded = [training.detector.get_layer(fate.layer) for fate in report.fates if not fate.reason]
+    if not start.progress.epoch and any(isinstance(layer, RunningStatistics) and layer.trainable for layer in loaded):
+        # What `count_steps` makes of step 0.
+        say("    batch statistics and ranges average anew: a tenth of the file's is left after the first batch")
     fresh = [fate.layer for fate in report.fates if fate.reason]
     if start.progress.epoch and fresh:
         raise ModelError(

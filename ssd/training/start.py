@@ -1,15 +1,20 @@
 """Where a run begins: from scratch, from initial weights, or from a checkpoint of an earlier run."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ssd.console import say, warn
+from ssd.deploy.encryption import plain_file
 from ssd.errors import InputError
 from ssd.models.checkpoint import Artifact, load_model, read_state
 from ssd.models.formats.keras_archive import input_convention
 from ssd.models.formats.recognise import HDF5, recognise
 from ssd.models.pretrained import CONVENTIONS, Convention, WeightFile, read_weights
+from ssd.quantization.rewrite import is_quantized
 from ssd.spec import experiment_from_text
 from ssd.spec.config import Experiment
 from ssd.training.changes import check_resumable
@@ -21,7 +26,10 @@ IMAGENET = "imagenet"  # in place of a file: the public weights of the spec's ba
 
 @dataclass(frozen=True)
 class Start:
-    """`weights` are initial weights; a resumed run has an `artifact` with the whole state. Neither: from scratch."""
+    """`weights` are initial weights; a resumed run has an `artifact` with the whole state. Neither: from scratch.
+
+    `path` is the file as the user named it.
+    """
 
     progress: Progress
     path: str = ""
@@ -42,12 +50,14 @@ def find_start(
     weights: str | None,
     initial_epoch: int,
     weights_input: str | None = None,
+    key: str | None = None,
 ) -> Start:
     """Decides by `--resume`, `-m`, `--initial_epoch` and the spec's load_model paths; refuses to overwrite another run.
 
     Args:
         weights: a file, or "imagenet".
         weights_input: what the pixels of the file's network were, a name in `CONVENTIONS`; None: what its format says.
+        key: of an encrypted file, whether `weights` or the spec names it.
 
     Raises:
         InputError, ModelError: nothing there to begin from, or it does not fit.
@@ -70,8 +80,8 @@ def find_start(
     state_path = weights if initial_epoch > 1 else None
     if weights is None and training.resume_model_path:
         state_path = training.resume_model_path
-    if state_path and recognise(state_path) != HDF5:
-        return _resumed_from(spec, state_path, checkpoints, initial_epoch)
+    if state_path and not _is_hdf5(state_path, key):
+        return _resumed_from(spec, state_path, checkpoints, initial_epoch, key)
     if state_path and initial_epoch == 1:
         raise InputError(
             f"{state_path} does not say which epoch it is of",
@@ -91,24 +101,28 @@ def find_start(
         if weights_input:
             raise InputError(f"--weights_input {weights_input} needs weights: -m FILE")
         return Start(Progress())
-    return _initial(spec, path, weights_input, initial_epoch)
+    return _initial(spec, path, weights_input, initial_epoch, key)
 
 
-def _initial(spec: Experiment, path: str, weights_input: str | None, initial_epoch: int) -> Start:
+def _initial(spec: Experiment, path: str, weights_input: str | None, initial_epoch: int, key: str | None) -> Start:
     if path == IMAGENET and not os.path.exists(path):
         from ssd.models.imagenet import fetch
 
         path = str(fetch(spec.network))
-    file = read_weights(path, spec.network)
+    with _opened(path, key) as plain:
+        file = read_weights(plain, spec.network)
     if weights_input:
         file = dataclasses.replace(file, convention=CONVENTIONS[weights_input], assumed="")
     if initial_epoch > 1:
         say(f"going on after epoch {initial_epoch - 1} with the weights of {path}; the optimizer starts afresh")
-    return Start(Progress(epoch=initial_epoch - 1), path, weights=file, pixels=input_convention(spec))
+    done = initial_epoch - 1
+    progress = Progress(epoch=done, float_epochs=done, pruning=list(file.pruning))
+    return Start(progress, path, weights=file, pixels=input_convention(spec))
 
 
-def _resumed_from(spec: Experiment, path: str, checkpoints: Checkpoints, initial_epoch: int) -> Start:
-    artifact = load_model(path, verb=None)
+def _resumed_from(spec: Experiment, path: str, checkpoints: Checkpoints, initial_epoch: int, key: str | None) -> Start:
+    with _opened(path, key) as plain:
+        artifact = load_model(plain, verb=None)
     progress = Progress.from_json(artifact.state)
     if initial_epoch not in (1, progress.epoch + 1):
         raise InputError(
@@ -131,4 +145,35 @@ def _resumed(spec: Experiment, path: str, artifact: Artifact, progress: Progress
         warn("the data come in another order from here on: random_seed was changed")
     batch = f", batch {progress.position} of epoch {progress.epoch + 1}" if progress.position else ""
     say(f"resuming from {path}: after epoch {progress.epoch}{batch}")
+    _change_of_kind(progress, is_quantized(artifact.model), spec.training.qat is not None)
     return Start(progress, path, artifact)
+
+
+def _change_of_kind(progress: Progress, before: bool, now: bool) -> None:
+    if now == before:
+        return
+    if now:
+        say("the float checkpoint goes on quantization-aware: ranges begin with the next batches")
+        progress.float_epochs = progress.epoch
+    else:
+        say("the quantization-aware checkpoint goes on in float: its ranges are dropped")
+    # The best so far, and how long there was none better, are of the other kind.
+    progress.best_map = progress.best_epoch = None
+    progress.stopping, progress.stopped_early = {}, False
+
+
+@contextlib.contextmanager
+def _opened(path: str, key: str | None) -> Iterator[Path]:
+    """A model file, decrypted for as long as it is read; errors name it as the user did."""
+    with plain_file(path, key) as plain:
+        try:
+            yield plain
+        except InputError as error:
+            if error.where:
+                error.where = error.where.replace(str(plain), path)
+            raise
+
+
+def _is_hdf5(path: str, key: str | None) -> bool:
+    with _opened(path, key) as plain:
+        return recognise(plain) == HDF5

@@ -11,6 +11,7 @@ from ssd.models.running_statistics import RANGE_SUFFIX
 from ssd.training.step import TrainingModel
 
 FORMAT = 2  # of the state; 1 numbered the optimizer's arrays
+LATER = {"float_epochs", "pruning"}  # came into `Progress` within the format
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Progress:
     stopping: dict = field(default_factory=dict)  # of early_stopping.look
     stopped_early: bool = False
     history: list[dict] = field(default_factory=list)  # one row per epoch, as in the CSV
+    float_epochs: int = 0  # whole epochs before the run became quantization-aware
+    pruning: list[dict] = field(default_factory=list)  # what `ssd prune` noted in the file that the run began with
 
     def to_json(self, seed: int) -> dict:
         return {"format": FORMAT, "random_seed": seed, **asdict(self)}
@@ -39,9 +42,10 @@ class Progress:
     def from_json(cls, state: dict) -> "Progress":
         """Raises ModelError where `state` is not that of a training run of this format."""
         names = cls.__dataclass_fields__.keys()
-        if state.get("format") != FORMAT or not names <= state.keys():
+        # Files of older versions of the format lack what came later and is as at first.
+        if state.get("format") != FORMAT or not names - LATER <= state.keys():
             raise ModelError("no training state inside: it cannot be resumed, only used as initial weights")
-        return cls(**{name: state[name] for name in names})
+        return cls(**{name: state[name] for name in names & state.keys()})
 
 
 def capture(training: TrainingModel) -> dict[str, np.ndarray]:

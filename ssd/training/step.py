@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ssd.models.running_statistics import count_steps, settle
+from ssd.models.running_statistics import RANGE_SUFFIX, count_steps, settle
 from ssd.spec.config import Network
 from ssd.training.loss import ssd_loss
 from ssd.training.shapes import boxes_and_classes
@@ -28,7 +28,8 @@ class TrainingModel(keras.Model):
         anchors: `(A, 4)` corners, relative.
         network: for the loss.
         average: a second detector of the same shape that follows the weights and the batch statistics of the first
-            as an exponential moving average; None for no average.
+            as an exponential moving average. Ranges, which are averages already, it has from the first as they are.
+            None for no average.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class TrainingModel(keras.Model):
         # One step behind the update, since the loss comes before it.
         for mean, weight in zip(self.average.weights, self.detector.weights, strict=True):
             value = ops.stop_gradient(ops.convert_to_tensor(weight))
-            mean.assign(mean + (1.0 - self._decay()) * (value - mean))
+            mean.assign(value if _is_range(weight) else mean + (1.0 - self._decay()) * (value - mean))
 
     def _decay(self):
         step = ops.cast(self.counter, "float32")
@@ -108,6 +109,10 @@ class TrainingModel(keras.Model):
 
     def start_epoch(self) -> None:
         self.sums.assign(np.zeros(self.sums.shape, "float32"))
+
+
+def _is_range(weight: keras.Variable) -> bool:
+    return weight.path.rpartition("/")[0].endswith(RANGE_SUFFIX)
 
 
 def regularisation(model: keras.Model):

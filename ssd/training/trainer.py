@@ -39,6 +39,7 @@ class Request:
     initial_epoch: int = 1
     use_amp: bool = False
     deterministic: bool = False
+    key: str | None = None  # of encrypted files
     gpu_index: list[int] | None = None
 
 
@@ -61,6 +62,7 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         weights=request.weights,
         initial_epoch=request.initial_epoch,
         weights_input=request.weights_input,
+        key=request.key,
     )
     start.progress.stopped_early &= spec.training.early_stopping is not None
     if reason := finished(spec, start.progress):
@@ -114,7 +116,7 @@ def epochs(run: Run, progress: Progress) -> Progress:
     run.status.write("STARTED", "Starting Training Loop.")
     settled = False
     while not finished(run.spec, progress):
-        if not settled and (settled := settles(config, progress.epoch)):
+        if not settled and (settled := settles(config, progress)):
             run.training.settle()
         began = time.perf_counter()
         row = conclude_epoch(run, progress, train_epoch(run, progress))
@@ -133,9 +135,13 @@ def epochs(run: Run, progress: Progress) -> Progress:
     return progress
 
 
-def settles(config: Training, epoch: int) -> bool:
-    """Whether ranges and batch statistics stay as they are in the epoch after `epoch` whole ones."""
-    return config.qat is not None and config.qat.settle_at < 1 and epoch >= config.qat.settle_at * config.num_epochs
+def settles(config: Training, progress: Progress) -> bool:
+    """Whether ranges and batch statistics stay as they are in the next epoch: a share of the quantization-aware ones is
+    done."""
+    if config.qat is None or config.qat.settle_at == 1:
+        return False
+    before = progress.float_epochs
+    return progress.epoch - before >= config.qat.settle_at * (config.num_epochs - before)
 
 
 def save_interrupted(run: Run, progress: Progress) -> None:
@@ -167,7 +173,7 @@ def banner(run: Run, device: distribution.Device, precision: str) -> None:
     if spec.training.qat:
         ranges = sum(layer.name.endswith(RANGE_SUFFIX) for layer in run.training.detector.layers)
         share = spec.training.qat.settle_at
-        end = f"they settle after {share:.0%} of the epochs" if share < 1 else "they never settle"
+        end = f"they settle after {share:.0%} of its epochs" if share < 1 else "they never settle"
         say(f"quantization-aware: {ranges} tensors with INT8 ranges; like batch statistics {end}")
     say(f"device: {device.name}; {precision}; Keras {keras.__version__} on {keras.backend.backend()}")
     say(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ssd.models.batch_norm import BatchNormalization
+from ssd.quantization.rewrite import quantize
 from ssd.training.shapes import keyed
 from ssd.training.step import TrainingModel, regularisation
 
@@ -91,6 +92,18 @@ def test_the_average_follows_weights_and_batch_statistics(training):
     assert model.evaluated is model.average
     for found, wanted in zip(model.average.get_weights(), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_the_average_has_the_ranges_as_they_are(network):
+    detector, average = (quantize(tiny_detector()) for _ in range(2))
+    model = TrainingModel(detector, anchors(), network(), average)
+    model.compile(optimizer=keras.optimizers.SGD(0.01), jit_compile=keras.backend.backend() != "tensorflow")
+    model.counter.assign(5000)  # an average that began at 0 would be there in thousands of steps
+    model.train_on_batch(*batch(4, seed=1))
+    ranges = [(a.amax, b.amax) for a, b in zip(detector.layers, average.layers, strict=True) if hasattr(a, "amax")]
+    assert len(ranges) == 2
+    for found, wanted in ranges:
+        assert float(found) == float(wanted) > 0
 
 
 @pytest.mark.parametrize(("momentum", "done"), [(0.999, 0), (0.5, 0), (0.99, 2000)])

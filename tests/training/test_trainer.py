@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssd.errors import InputError, ModelError, RunError
 from ssd.models.batch_norm import BatchNormalization
-from ssd.models.checkpoint import load_model, read_state
+from ssd.models.checkpoint import load_model, read_state, save_model
 from ssd.spec import load_experiment
 from ssd.training import run as run_module
 from ssd.training import trainer
@@ -335,11 +335,14 @@ def test_a_float_run_goes_on_quantization_aware_and_back(spec, tmp_path, capfd):
     last = folder / "weights/ssd_resnet10_last.keras"
     assert not ranges(last)
     before = contents(last)
-    train(spec(epochs=3, extra=QAT.format(1), period=1), folder, Request(resume=True))
+    # Float epochs are past this share of the epochs, and none of them has seen a range.
+    train(spec(epochs=3, extra=QAT.format(0.5) + " model_ema: true", period=1), folder, Request(resume=True))
     said = capfd.readouterr()
     assert "the float checkpoint goes on quantization-aware" in said.out
     assert "training_config.qat" in said.err
     assert len(ranges(last)) == 2
+    assert min(ranges(last).values()) > 0.1
+    assert read_state(last)[0]["float_epochs"] == 2
     assert read_state(last)[0]["best_epoch"] == 3  # the float epochs no longer count
     after = contents(last)
     assert int(after["counter"]) == int(before["counter"]) + 2
@@ -348,6 +351,50 @@ def test_a_float_run_goes_on_quantization_aware_and_back(spec, tmp_path, capfd):
     assert "goes on in float: its ranges are dropped" in capfd.readouterr().out
     assert not ranges(last)
     assert [row["epoch"] for row in plain_csv(folder)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("float_epochs", "epoch", "settled"), [(0, 6, False), (0, 7, True), (8, 8, False), (8, 9, False), (8, 10, True)]
+)
+def test_settling_counts_quantization_aware_epochs(float_epochs, epoch, settled, spec):
+    from ssd.training.state import Progress
+
+    training = spec(epochs=10, extra=QAT.format(0.7)).training
+    assert trainer.settles(training, Progress(epoch=epoch, float_epochs=float_epochs)) == settled
+
+
+def test_a_run_that_stopped_early_goes_on_as_another_kind(spec, tmp_path):
+    rule = ' early_stopping { monitor: "loss" min_delta: 1000 patience: 1 }'
+    folder = train(spec(epochs=4, extra=rule), tmp_path / "r", Request())
+    assert len(plain_csv(folder)) == 2
+    train(spec(epochs=4, extra=rule + QAT.format(0.7)), folder, Request(resume=True))
+    assert len(plain_csv(folder)) == 4  # its first epoch is the first that is looked at
+
+
+def test_an_encrypted_file_is_opened_for_the_flag_and_the_spec(spec, tmp_path, monkeypatch, capfd):
+    from ssd import console
+    from ssd.deploy.encryption import encrypt_file
+
+    console.set_up()
+    monkeypatch.setattr("ssd.deploy.encryption.SCRYPT", (4, 8, 1))
+    plain, sealed = tmp_path / "plain.keras", tmp_path / "sealed.tlt"
+    network = run_module.build_detector(None, (128, 128, 3), 2, None)
+    record = {"threshold": 0.5}
+    save_model(plain, network, spec().text, {"pruning": [record]})
+    encrypt_file(plain, sealed, "key")
+    named = spec(epochs=1, extra=f'pruned_model_path: "{sealed}"')
+    with pytest.raises(ModelError, match="encrypted, and no key was given"):
+        train(named, tmp_path / "r", Request())
+    folder = train(named, tmp_path / "r", Request(key="key"))
+    assert json.loads((folder / "initial_weights.json").read_text())["file"] == str(sealed)
+    out = capfd.readouterr().out
+    assert f"tensors from {sealed}" in out
+    assert "a tenth of the file's is left" in out
+    assert read_state(folder / "weights/ssd_resnet10_last.keras")[0]["pruning"] == [record]
+    encrypt_file(__file__, sealed, "key")  # no model inside
+    with pytest.raises(ModelError) as caught:
+        train(spec(), tmp_path / "s", Request(weights=str(sealed), key="key"))
+    assert caught.value.where == str(sealed)
 
 
 @pytest.mark.parametrize("monitor", ["loss", "validation_loss"])

@@ -26,7 +26,14 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
         )
     layers = {layer.name: tuple(layer.get_weights()) for layer in artifact.model.layers if layer.weights}
     kind = f"{'dssd' if spec.network.dssd else 'ssd'} {spec.network.name} for {', '.join(spec.classes)}"
-    return WeightFile(kind, layers, input_convention(spec), prunable=True)
+    return WeightFile(
+        kind,
+        layers,
+        input_convention(spec),
+        prunable=True,
+        same_modules=spec.network.pred_num_channels == network.pred_num_channels,
+        pruning=tuple(artifact.state.get("pruning", ())),
+    )
 
 
 def input_convention(spec: Experiment) -> Convention:

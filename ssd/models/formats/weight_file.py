@@ -46,6 +46,8 @@ class WeightFile:
         notes: what differs from the public network and what that means, a line each.
         reasons: our layer name -> why the file has nothing for it, where known.
         prunable: kernels with fewer filters than the network's table says are those of a pruned network.
+        same_modules: whether the file is of the spec's `pred_num_channels`; None where it does not say.
+        pruning: what `ssd prune` noted in it, a record each time.
         assumed: whose convention it is, where neither the file nor a user says it: "as torchvision's are".
     """
 
@@ -56,4 +58,6 @@ class WeightFile:
     notes: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     prunable: bool = False
+    same_modules: bool | None = None
+    pruning: tuple[dict, ...] = ()
     assumed: str = ""
