@@ -1,10 +1,14 @@
 """The `ssd` command: the argument tree, logging and exit codes. Nothing heavy is imported before a verb runs."""
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 
 from ssd import __version__, native_log
 from ssd.errors import SsdError
@@ -23,7 +27,10 @@ BACKENDS = ("tensorflow", "jax")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb. Returns 0 when done, 2 on bad input, 1 when the run failed, 130 after Ctrl-C."""
+    """Runs one verb. Returns 0 when done, 2 on bad input, 1 when the run failed, 130 after Ctrl-C, 143 after SIGTERM.
+
+    A training run that SIGTERM stops between two steps returns 130: it has saved its state.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     args, unknown = _parser(argv).parse_known_args(argv)
     if unknown:
@@ -31,7 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     if not args.debug:
         native_log.keep_from_terminal()
     try:
-        return _run(args)
+        with _terminable():
+            return _run(args)
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -48,6 +59,27 @@ def main(argv: list[str] | None = None) -> int:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         hint = "" if args.debug else "\n    this looks like a defect of ssd: run again with --debug for the traceback"
         return _failed(f"{type(error).__name__}: {reason}{hint}", 1, args)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; ends a run as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM unwind the blocks that it meets: a decrypted model or half a file must not stay behind."""
+
+    def stop(number, frame):
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # no other may have handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(args: argparse.Namespace) -> int:

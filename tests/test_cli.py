@@ -1,5 +1,8 @@
 """What the command line settles before a verb runs."""
 
+import os
+import signal
+
 import pytest
 
 from ssd.cli import main
@@ -29,3 +32,20 @@ def test_an_unknown_flag_shows_the_usage_of_its_verb(capsys):
 def test_a_missing_model_is_said_at_once(capsys):
     assert main(VERB) == 2
     assert "-m/--model_path model.keras: no such model file" in capsys.readouterr().err
+
+
+def test_sigterm_unwinds_what_runs(monkeypatch, capsys):
+    left = []
+
+    def run(args):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            left.append("the block")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ssd.commands.inference.run", run)
+    assert main(VERB) == 143
+    assert left == ["the block"] and "terminated" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

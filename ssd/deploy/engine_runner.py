@@ -5,19 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
+from ssd.console import warn
 from ssd.deploy.cuda import memory
 from ssd.deploy.graph_predictor import Runner
 from ssd.deploy.onnx_metadata import Metadata
-from ssd.deploy.tensorrt_engine import PYTHON_MODULES, Batches, capture_errors, installed, read_sidecar
+from ssd.deploy.tensorrt_engine import PYTHON_MODULES, Batches, installed, read_sidecar, start
 from ssd.errors import InputError, ModelError, RunError
 
 
 def open_engine(path: str | os.PathLike) -> tuple[Runner, Metadata]:
-    """An engine that `ssd export` built, ready to run.
+    """An engine that `ssd export` built, ready to run. Warns of another GPU of the kind that it was built for.
 
     Raises:
         InputError: the library it was built with, or one for the GPU's memory, is not installed.
-        ModelError: no engine, not of its JSON file, or built for another GPU or version.
+        ModelError: no engine, not of its JSON file, or of a GPU or version that the library refuses.
         RunError: there is no GPU.
     """
     sidecar, metadata = read_sidecar(path)
@@ -25,7 +26,7 @@ def open_engine(path: str | os.PathLike) -> tuple[Runner, Metadata]:
     if trt is None:
         raise InputError(f"the engine needs {' or '.join(PYTHON_MODULES[sidecar.builder])}", where=str(path))
     device = memory()
-    logger, messages = capture_errors(trt)
+    logger, messages = start(trt)
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(Path(path).read_bytes())
     if engine is None:
@@ -36,6 +37,9 @@ def open_engine(path: str | os.PathLike) -> tuple[Runner, Metadata]:
             where=str(path),
             hint="build it anew on this machine",
         )
+    here = device.device_name()
+    if sidecar.builder == "tensorrt" and here != sidecar.built_for:
+        warn(f"{path} was built for {sidecar.built_for}, this is {here}: it may be slower than one built here")
     execution = _Execution(trt, runtime, engine, device, sidecar.batches, messages)
     return Runner(execution.run, largest=sidecar.batches.most), metadata
 

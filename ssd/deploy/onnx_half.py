@@ -27,15 +27,16 @@ def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
     made_inside = {name for node in graph.node if node.name in inside for name in node.output}
     outputs = {value.name for value in graph.output}
     floats = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    halved: dict[str, str] = {}
+    halved: dict[str, str] = {}  # weight -> its float16 form
+    casts: set[str] = set()
     nodes: list[onnx.NodeProto] = []
 
     def cast(name: str, suffix: str, to: int) -> str:
-        if f"{name}/{suffix}" not in halved.values():
-            node = helper.make_node("Cast", [name], [f"{name}/{suffix}"], name=f"{name}/Cast_{suffix}", to=to)
-            nodes.append(node)
-            halved[f"{suffix} {name}"] = f"{name}/{suffix}"
-        return f"{name}/{suffix}"
+        result = f"{name}/{suffix}"
+        if result not in casts:
+            nodes.append(helper.make_node("Cast", [name], [result], name=f"{name}/Cast_{suffix}", to=to))
+            casts.add(result)
+        return result
 
     entering = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     entering |= {name for node in graph.node if node.name not in inside for name in node.output}

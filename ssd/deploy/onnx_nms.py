@@ -18,6 +18,9 @@ def add_standard(proto: onnx.ModelProto, nms: Nms) -> onnx.ModelProto:
     of the table are what `ssd.boxes.nms.suppress` keeps: at most K a class, then the best K of all; ties go to the
     first anchor, then to the first class.
 
+    TensorRT's own layer for the operator takes the best 5000 boxes an image above the threshold, of all classes
+    together, ONNX Runtime takes all: with a low threshold and many classes an engine misses some of the weakest.
+
     Outputs: num_detections int32 `(B,1)`; detection_boxes float32 `(B,K,4)` corners, clipped to the image;
     detection_scores float32 `(B,K)`; detection_classes int32 `(B,K)` from 1.
     """

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ssd.console import warn
 from ssd.deploy.graph_predictor import Runner
 from ssd.deploy.onnx_metadata import Metadata, parse
 from ssd.errors import InputError, ModelError
@@ -23,12 +24,13 @@ def open_onnx(path: str | os.PathLike, provider: str | None = None) -> tuple[Run
 
     Raises:
         ModelError: damaged, not exported by this toolkit, or with NMS that only TensorRT runs.
-        InputError: the provider is not there.
+        InputError: the provider is not there, or does not start.
     """
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
-    if provider is None:
+    named = provider is not None
+    if not named:
         provider = "cuda" if PROVIDERS["cuda"][0] in available else "cpu"
     if PROVIDERS[provider][0] not in available:
         raise InputError(
@@ -49,6 +51,13 @@ def open_onnx(path: str | os.PathLike, provider: str | None = None) -> tuple[Run
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(PROVIDERS[provider]))
     except Exception as error:  # onnxruntime raises kinds of its own, without a common base
         raise ModelError(f"ONNX Runtime cannot open it: {_first_line(error)}", where=str(path)) from error
+    # A library of the GPU's that is missing or of another version makes ONNX Runtime take the next provider.
+    wanted, taken = PROVIDERS[provider][0], session.get_providers()[0]
+    if wanted != taken:
+        fault = f"ONNX Runtime has {wanted} and cannot start it here"
+        if named:
+            raise InputError(f"--provider {provider}: {fault}", hint="its GPU libraries are missing or do not fit")
+        warn(f"{fault}: {taken} runs the graph")
     (source,) = session.get_inputs()
     names = [output.name for output in session.get_outputs()]
     batch = source.shape[0] if isinstance(source.shape[0], int) else None

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ssd.console import log, progress
+from ssd.console import log, progress, warn
 from ssd.deploy.onnx_metadata import KEY, Metadata, parse
 from ssd.errors import InputError, ModelError, RunError
 from ssd.files import whole_file, write_text
@@ -94,7 +94,7 @@ def build_engine(
     metadata = _metadata(content, str(onnx_path))
     if name == "tensorrt_rtx" and metadata.nms != "none":
         raise InputError(f"TensorRT-RTX has no NMS, the graph's is {metadata.nms}", hint="export with --nms none")
-    logger, messages = capture_errors(trt)
+    logger, messages = start(trt)
     try:
         builder = trt.Builder(logger)
     except Exception as error:  # TypeError from the binding, where CUDA is missing
@@ -137,13 +137,11 @@ def sidecar_path(engine_path: str | os.PathLike) -> Path:
     return Path(f"{engine_path}.json")
 
 
-def read_sidecar(
-    engine_path: str | os.PathLike, onnx_path: str | os.PathLike | None = None
-) -> tuple[Sidecar, Metadata]:
-    """What lies beside an engine, checked against the engine, and against the graph it should be of.
+def read_sidecar(engine_path: str | os.PathLike) -> tuple[Sidecar, Metadata]:
+    """What lies beside an engine, checked against the engine. Warns of a newer graph of its name.
 
     Raises:
-        ModelError: no sidecar, or one of another engine or graph.
+        ModelError: no sidecar, or one of another engine.
     """
     path, where = sidecar_path(engine_path), str(engine_path)
     try:
@@ -161,8 +159,9 @@ def read_sidecar(
         raise ModelError(f"damaged: {error}", where=str(path)) from error
     if hashlib.sha256(Path(engine_path).read_bytes()).hexdigest() != sidecar.engine_sha256:
         raise ModelError(f"{path.name} is of another engine", where=where, hint="copy engine and JSON file together")
-    if onnx_path is not None and hashlib.sha256(Path(onnx_path).read_bytes()).hexdigest() != sidecar.onnx_sha256:
-        raise ModelError(f"the engine was built from another graph than {onnx_path}", where=where, hint="build it anew")
+    graph = Path(engine_path).with_suffix(".onnx")
+    if graph.is_file() and hashlib.sha256(graph.read_bytes()).hexdigest() != sidecar.onnx_sha256:
+        warn(f"{where} was built from another graph than the {graph.name} beside it: is it an old one?")
     return sidecar, metadata
 
 
@@ -215,8 +214,8 @@ def _target(trt: ModuleType, config, compute_capability: str | None) -> str:
     return device_name()
 
 
-def capture_errors(trt: ModuleType) -> tuple[object, list[str]]:
-    """A logger for the library, and the list that its errors end up in."""
+def start(trt: ModuleType) -> tuple[object, list[str]]:
+    """A logger for the library, with its plugins at hand, and the list that its errors end up in."""
     messages: list[str] = []
 
     class Logger(trt.ILogger):
@@ -228,7 +227,11 @@ def capture_errors(trt: ModuleType) -> tuple[object, list[str]]:
                 messages.append(text)
             log.debug("%s", text)
 
-    return Logger(), messages
+    logger = Logger()
+    if hasattr(trt, "init_libnvinfer_plugins"):  # TensorRT-RTX has none
+        # EfficientNMS is looked up when a graph is parsed, and again when an engine is opened.
+        trt.init_libnvinfer_plugins(logger, "")
+    return logger, messages
 
 
 def _progress(trt: ModuleType, config):

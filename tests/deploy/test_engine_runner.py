@@ -39,6 +39,9 @@ class Device:
         self.stream = 7
         self.arrays, self.queue = {}, []
 
+    def device_name(self):
+        return "A100, compute capability 8.0"
+
     def allocate(self, shape, dtype):
         address = 4096 * (len(self.arrays) + 1)
         self.arrays[address] = np.full(shape, np.nan, dtype)
@@ -124,6 +127,11 @@ class Trt:
 
     def __init__(self, device):
         self.device, self.sizes, self.limits, self.fails, self.refuses = device, [], (1, 4), False, None
+        self.plugins = False
+
+    def init_libnvinfer_plugins(self, logger, namespace):
+        assert isinstance(logger, self.ILogger) and namespace == ""
+        self.plugins = True
 
     def nptype(self, kind):
         assert kind == "FLOAT"
@@ -134,7 +142,7 @@ class Trt:
         return self
 
     def deserialize_cuda_engine(self, content):
-        assert content == b"vtrt engine"
+        assert content == b"vtrt engine" and self.plugins
         if self.refuses is not None:
             for text in self.refuses:
                 self.logger.log("ERROR", text)
@@ -228,6 +236,18 @@ def test_an_engine_for_another_gpu_or_version_is_refused_with_the_reason(trt, wr
     trt.refuses = []
     with pytest.raises(ModelError, match="TensorRT does not say why"):
         open_engine(path)
+
+
+def test_another_gpu_of_the_kind_is_warned_of(trt, written, monkeypatch):
+    lines = []
+    monkeypatch.setattr(engine_runner, "warn", lines.append)
+    open_engine(written())
+    assert not lines
+    trt.device.device_name = lambda: "A10, compute capability 8.6"
+    path = written()
+    open_engine(path)
+    (line,) = lines
+    assert line.startswith(f"{path} was built for A100, compute capability 8.0, this is A10, compute capability 8.6")
 
 
 def test_the_library_that_built_the_engine_is_needed(trt, written):

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ssd.boxes.nms import suppress
+from ssd.deploy import onnx_session
 from ssd.deploy.graph_predictor import GraphPredictor, Runner, graph_input
 from ssd.deploy.onnx_metadata import Metadata, write
 from ssd.deploy.onnx_nms import add_efficient, add_standard
@@ -253,6 +254,23 @@ def test_a_provider_that_is_not_there_is_refused(provider, tmp_path, monkeypatch
     ) as caught:
         open_onnx(path, provider)
     assert "onnxruntime-gpu" in caught.value.hint
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_start_is_refused_by_name_and_warned_of_by_default(tmp_path, monkeypatch):
+    import onnxruntime
+
+    lines, path = [], saved(picture_graph(), tmp_path / "model.onnx")
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(onnx_session, "warn", lines.append)
+    with pytest.raises(InputError, match=r"--provider cuda: ONNX Runtime has CUDA.* and cannot start it here"):
+        open_onnx(path, "cuda")
+    open_onnx(path, "cpu")
+    assert not lines
+    open_onnx(path)
+    fault = "ONNX Runtime has CUDAExecutionProvider and cannot start it here"
+    assert lines == [f"{fault}: CPUExecutionProvider runs the graph"]
 
 
 def refused(path, message):
