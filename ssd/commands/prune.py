@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import fnmatch
+import math
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from ssd.errors import InputError, raise_all
 # As in ssd.pruning.importance, which is too slow to import for a help text.
 NORMALIZERS = ("max", "L2")
 CRITERIA = ("union", "intersection", "arithmetic_mean", "geometric_mean")
-HEADS = ("ssd_conf_*", "ssd_loc_*")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-el",
         "--excluded_layers",
         nargs="*",
+        action="extend",
         default=[],
         metavar="NAME",
         help="layers that keep all filters, names or quoted patterns such as 'block_4*'; the heads always do",
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace) -> None:
         threshold = 0.1 if args.pruning_threshold is None else args.pruning_threshold
     else:
         threshold = pruner.threshold_for(args.target_ratio)
-        say(f"threshold for a share of {args.target_ratio:g} of the parameters: {threshold:.6g}")
+        # All its digits: rounded down it would leave a filter more.
+        say(f"threshold for a share of {args.target_ratio:g} of the parameters: {threshold}")
     pruned = pruner.prune(threshold)
     report = reports.compare(model, pruned, pruner.channels.groups, threshold)
     say(reports.text(report))
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     for line in reports.totals(report):
         say(line)
     slow, fast = latencies([model, pruned])
-    say(f"latency, one image on this machine: {slow:.1f} ms -> {fast:.1f} ms (network alone, median)")
+    say(f"latency, one image on this CPU: {slow:.1f} ms -> {fast:.1f} ms (network alone, median)")
     if not report.removed:
         warn("nothing was removed: no filter is at or below the threshold, or granularity and minimum keep it")
     if args.dry_run:
@@ -176,10 +178,10 @@ def _check(args: argparse.Namespace) -> None:
             problems.append(
                 InputError("-pth and --target_ratio both say how much goes", hint="leave out one of the two")
             )
-        if not 0 <= args.pruning_threshold < 1:
-            problems.append(
-                InputError(f"-pth/--pruning_threshold is {args.pruning_threshold:g}, allowed: 0 up to but without 1")
-            )
+        # Normalized by L2 norms are about the root of their number.
+        bound, allowed = (1, "0 up to but without 1") if args.normalizer == "max" else (math.inf, "0 or more")
+        if not 0 <= args.pruning_threshold < bound:
+            problems.append(InputError(f"-pth/--pruning_threshold is {args.pruning_threshold:g}, allowed: {allowed}"))
     if args.target_ratio is not None and not 0 < args.target_ratio <= 1:
         problems.append(InputError(f"--target_ratio is {args.target_ratio:g}, allowed: above 0, up to 1"))
     if args.pruning_granularity < 1:
@@ -192,9 +194,9 @@ def _check(args: argparse.Namespace) -> None:
 def _output_faults(args: argparse.Namespace) -> list[InputError]:
     path = Path(args.output_file).expanduser()
     named = f"-o/--output_file {args.output_file}"
-    if path.suffix == ".tlt":
-        return [] if args.key else [InputError(f"{named}: a .tlt is encrypted", hint="-k KEY, or a .keras")]
-    if path.suffix != ".keras":
+    if path.suffix == ".tlt" and not args.key:
+        return [InputError(f"{named}: a .tlt is encrypted", hint="-k KEY, or a .keras")]
+    if path.suffix not in (".keras", ".tlt"):
         return [
             InputError(f"{named}: a pruned model is a .keras file", hint=f"for example {path.with_suffix('.keras')}")
         ]
@@ -210,19 +212,25 @@ def _output_faults(args: argparse.Namespace) -> list[InputError]:
 
 
 def _excluded(model, patterns: list[str]) -> list[str]:
-    """Names of the layers that `-el` and the heads' patterns mean.
+    """Names of the layers that `-el` means.
+
+    A pattern means layers with weights: `block_2a_*` fits the padding in front of the block's convolution too, and that
+    one hands on what the block before it makes. By its whole name it counts.
 
     Raises:
         InputError: a name or pattern fits no layer; all of them at once.
     """
     names = [layer.name for layer in model.layers]
+    weighted = [layer.name for layer in model.layers if layer.weights]
     found, problems = set(), []
-    for pattern in (*patterns, *HEADS):
-        hits = fnmatch.filter(names, pattern)
+    for pattern in patterns:
+        hits = [pattern] if pattern in names else fnmatch.filter(weighted, pattern)
         if not hits:
             near = difflib.get_close_matches(pattern, names, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "the pruning report names all layers"
-            problems.append(InputError(f"-el/--excluded_layers {pattern}: the model has no such layer", hint=hint))
+            problems.append(
+                InputError(f"-el/--excluded_layers {pattern}: the model has no such layer with weights", hint=hint)
+            )
         found.update(hits)
     raise_all(problems)
     return [name for name in names if name in found]

@@ -15,8 +15,10 @@ class Call:
     """One call of a layer. Layers that are shared have several.
 
     Args:
+        layer: the one that is called.
         inputs: the tensors it takes; none for an input layer.
         shapes: theirs, the batch first; for an input layer that of its output.
+        output: the tensor it gives.
     """
 
     layer: keras.Layer
@@ -29,7 +31,7 @@ def calls(model: keras.Model) -> list[Call]:
     """The calls of a functional model, each after those that make its inputs.
 
     Raises:
-        ModelError: a layer gives more than one tensor, and another than the first is used.
+        ModelError: a layer gives more than one tensor, and another than the first is used; or takes a tensor of none.
     """
     waiting = []
     described = model.get_config()
@@ -46,6 +48,9 @@ def calls(model: keras.Model) -> list[Call]:
     ordered, known = [], set()
     while waiting:
         ready = [call for call in waiting if known.issuperset(call.inputs)]
+        if not ready:
+            name = waiting[0].layer.name
+            raise ModelError(f"layer {name} takes what no layer before it gives: the network cannot be followed")
         waiting = [call for call in waiting if not known.issuperset(call.inputs)]
         ordered += ready
         known |= {call.output for call in ready}

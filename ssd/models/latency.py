@@ -1,4 +1,4 @@
-"""How long networks take for one image, on the device that they run on."""
+"""How long networks take for one image on the CPU, whatever else a machine has: on a GPU one image says little."""
 
 import statistics
 import time
@@ -20,10 +20,17 @@ def latencies(models: Sequence[keras.Model], seconds: float = SECONDS) -> list[f
 
     They take turns, so that whatever else the machine does falls on all of them.
     """
+    with keras.device("cpu"):
+        return _latencies(models, seconds)
+
+
+def _latencies(models: Sequence[keras.Model], seconds: float) -> list[float]:
     runs = []
     for model in models:
-        # A model of its own around each: compiling changes a model. TensorFlow's kernels beat XLA's on CPUs.
-        runner = keras.Model(model.inputs, model.outputs)
+        # A copy of each: compiling changes a model, and its weights may be on a GPU. TensorFlow's kernels beat XLA's on
+        # CPUs.
+        runner = keras.models.clone_model(model)
+        runner.set_weights(model.get_weights())
         runner.compile(jit_compile=keras.backend.backend() != "tensorflow")
         image = np.zeros((1, *model.input_shape[1:]), "float32")
         for _ in range(WARM_UP):

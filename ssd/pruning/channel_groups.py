@@ -55,6 +55,7 @@ class Group:
 
     Args:
         ids: `(n,)` numbers of the channels.
+        members: the convolutions that make them.
         whole: why none of them may go; empty where they may.
     """
 
@@ -69,6 +70,7 @@ class Channels:
 
     Args:
         count: of the numbers, from 0.
+        groups: every convolution's output channels, each in one of them.
         inputs: layer name -> number of each channel that it takes, of the layers with weights.
         outputs: the same for what it gives.
     """
@@ -84,7 +86,8 @@ def channel_groups(model: keras.Model, excluded: Sequence[str] = ()) -> Channels
 
     Args:
         model: functional, channels last.
-        excluded: layers whose output channels all stay. Those of the network's outputs stay in any case.
+        excluded: layers whose output channels all stay, whoever makes them: behind a padding it is the layer before.
+            Those of the network's outputs stay in any case.
 
     Raises:
         ModelError: a layer, or a way to use one, whose channels cannot be followed.

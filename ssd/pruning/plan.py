@@ -22,6 +22,9 @@ class Rules:
         criterion: how the norms of layers that are bound to each other become one.
         granularity: filter counts are multiples of it.
         minimum: filters that every layer keeps.
+
+    Where a concatenation is added to something, a layer's parts go with different layers: the last two then hold for
+    each part, and each keeps a filter at least.
     """
 
     normalizer: str = "max"
@@ -88,11 +91,7 @@ class Pruner:
         Raises:
             InputError: no threshold does.
         """
-        prunable = [
-            values for group, values in zip(self.channels.groups, self.importance, strict=True) if not group.whole
-        ]
-        # Between two neighbouring norms nothing changes. The last one may not be reached: something must be left.
-        steps = np.unique(np.concatenate([np.zeros(1), *prunable]))
+        steps = self._steps()
         low, high = 0, len(steps) - 1
         if self.share(steps[high]) > ratio:
             raise InputError(
@@ -107,6 +106,18 @@ class Pruner:
             else:
                 low = middle + 1
         return float(steps[low])
+
+    def _steps(self) -> np.ndarray:
+        """The thresholds that differ, ascending: between two neighbouring norms nothing changes."""
+        prunable = [
+            values for group, values in zip(self.channels.groups, self.importance, strict=True) if not group.whole
+        ]
+        steps = np.unique(np.concatenate([np.zeros(1), *prunable]))
+        if self.rules.minimum or not prunable:
+            return steps
+        # A group is empty from its largest norm on. At 0 `keeps` says which it is.
+        within = steps[steps < min(values.max() for values in prunable)]
+        return within if len(within) else np.zeros(1)
 
     def share(self, threshold: float) -> float:
         """Parameters left at `threshold`, as a share of all."""

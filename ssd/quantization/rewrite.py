@@ -3,8 +3,12 @@
 Quantized are the inputs of convolutions and both inputs of additions: what an engine can then run in INT8. A tensor
 has one range wherever it goes. Padding and max-pooling give their input's numbers on, so the range is taken before
 them, and what is pooled stays INT8. A concatenation is rounded as a whole, which gives all its inputs one range.
+
+A convolution that is kept in float takes numbers as they are, unless it shares a padding or pooling in front of it with
+a quantized one: then both take the rounded ones.
 """
 
+import difflib
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,10 +130,13 @@ def _kept_float(graph: list[Call], patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         hits = fnmatch.filter(names, pattern)
         if not hits:
+            near = difflib.get_close_matches(pattern, names, n=3)
             raise SpecError(
                 f'"{pattern}" fits none of the {len(names)} convolutions of the network',
                 where="training_config.qat_config.keep_float",
-                hint="names and patterns of convolutions, such as ssd_conf_* or conv1",
+                hint=f"did you mean {' or '.join(near)}?"
+                if near
+                else "names and patterns of convolutions, such as ssd_conf_* or conv1",
             )
         kept.update(hits)
     return kept

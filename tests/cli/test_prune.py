@@ -15,6 +15,9 @@ def few_runs(monkeypatch):
     monkeypatch.setattr("ssd.models.latency.RUNS", 2)
 
 
+FEW = ("-pg", 4, "-nf", 4)  # filters, since the small model has few
+
+
 def prune(*flags):
     return main(["prune", *map(str, flags)])
 
@@ -23,7 +26,8 @@ def prune(*flags):
 def pruned_file(model_file, tmp_path_factory):
     """The small model with about half of its parameters."""
     path = tmp_path_factory.mktemp("pruned") / "pruned.keras"
-    assert prune("-m", model_file, "-o", path, "--target_ratio", 0.5, "-el", "block_1a_*") == 0
+    excluded = ("-el", "block_2a_*", "-el", "conv1")
+    assert prune("-m", model_file, "-o", path, "--target_ratio", 0.5, *FEW, *excluded) == 0
     return path
 
 
@@ -37,17 +41,20 @@ def test_the_report_and_the_record(pruned_file, model_file):
     assert min(report["latency_ms"]) > 0
     assert report["file_bytes"] == [model_file.stat().st_size, pruned_file.stat().st_size]
     rows = {row["name"]: row for row in report["layers"]}
-    assert rows["block_1a_conv_1"]["filters"] == [64, 64]
-    assert rows["block_1a_conv_1"]["whole"] == "excluded"
+    filters = {name: [each.get_layer(name).filters for each in (original, model)] for name in rows}
+    assert filters == {name: row["filters"] for name, row in rows.items()}
+    assert len(set(filters["block_2a_conv_1"])) == 1
+    assert rows["block_2a_conv_1"]["whole"] == rows["conv1"]["whole"] == "excluded"
+    assert rows["block_1a_conv_2"]["whole"] == ""  # though block_2a_conv_1_pad hands its channels on
     assert rows["block_4a_conv_2"]["bound"] == ["block_4a_conv_shortcut"]
-    assert rows["block_4a_conv_2"]["filters"] == [512, model.get_layer("block_4a_conv_2").filters]
     assert (pruned_file.parent / "pruning.png").stat().st_size > 10_000
     lines = [json.loads(line) for line in (pruned_file.parent / "status.json").open()]
     assert [line["status"] for line in lines] == ["RUNNING", "SUCCESS"]
     assert lines[1]["kpi"]["pruning_ratio"] == report["pruning_ratio"]
     (record,) = read_state(pruned_file)[0]["pruning"]
-    assert record["excluded_layers"] == ["block_1a_*"]
-    assert record["removed"]["block_4a_conv_2"] == 512 - rows["block_4a_conv_2"]["filters"][1]
+    assert record["excluded_layers"] == ["block_2a_*", "conv1"]
+    assert record["removed"] == {name: before - after for name, (before, after) in filters.items() if before > after}
+    assert record["removed"]["block_1a_conv_2"] > 0
 
 
 def test_a_pruned_model_is_evaluated_used_and_pruned_again(pruned_file, kitti_folder, tmp_path, capsys):
@@ -56,11 +63,11 @@ def test_a_pruned_model_is_evaluated_used_and_pruned_again(pruned_file, kitti_fo
     assert main(["inference", "-m", str(pruned_file), "-i", image, "-r", str(tmp_path / "i"), "-t", "0.01"]) == 0
     capsys.readouterr()
     again = tmp_path / "again.keras"
-    assert prune("-m", pruned_file, "-o", again, "--target_ratio", 0.7, "-n", "L2", "-eq", "intersection") == 0
+    assert prune("-m", pruned_file, "-o", again, "--target_ratio", 0.7, *FEW, "-n", "L2", "-eq", "intersection") == 0
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == f"results: {tmp_path}"
     assert "MACs:" in out
-    assert "latency, one image on this machine:" in out
+    assert "latency, one image on this CPU:" in out
     counts = [load_model(path, verb=None).model.count_params() for path in (pruned_file, again)]
     assert counts[1] <= 0.7 * counts[0]
     assert len(read_state(again)[0]["pruning"]) == 2
@@ -91,7 +98,7 @@ def test_quantization_aware_retraining_and_pruning_of_its_result(pruned_file, sp
     last = tmp_path / "r/weights/ssd_resnet10_last.keras"
     assert main(["evaluate", "-m", str(last), "-r", str(tmp_path / "e"), "--gallery", "0"]) == 0
     capsys.readouterr()
-    assert prune("-m", last, "-o", tmp_path / "again.keras", "--target_ratio", 0.7) == 0
+    assert prune("-m", last, "-o", tmp_path / "again.keras", "--target_ratio", 0.7, *FEW) == 0
     assert "its float network is pruned" in capsys.readouterr().out
     names = {layer.name for layer in load_model(tmp_path / "again.keras", verb=None).model.layers}
     assert not any(name.endswith("_qdq") for name in names)
@@ -109,7 +116,7 @@ def test_a_tao_detector_is_pruned_with_its_spec(tao_files, spec_file, tmp_path, 
 
 def test_a_dry_run_reports_and_writes_nothing(model_file, tmp_path, unchanged, capsys):
     with unchanged:
-        assert prune("-m", model_file, "-pth", 0.9, "--dry_run") == 0
+        assert prune("-m", model_file, "-n", "L2", "-pth", 5, "--dry_run") == 0  # such norms are about 10
     out = capsys.readouterr().out
     assert "block_4a_conv_2" in out
     assert out.splitlines()[-1] == "dry run: nothing was written"
@@ -137,6 +144,8 @@ def odd_files(model_file, tmp_path_factory):
     (folder / "damaged.keras").write_bytes(damaged)
     shutil.copy(model_file, folder / "good.keras")
     (folder / "file").write_text("")
+    shutil.copy(model_file, folder / "good.tlt")
+    (folder / "folder.tlt").mkdir()
     return folder
 
 
@@ -155,6 +164,8 @@ BAD = {
     "everything excluded": (["--target_ratio", 0.5, "-el", "*"], "at most 0.0% of the parameters can go"),
     "a threshold of 1": (["-pth", 1], "-pth/--pruning_threshold is 1, allowed: 0 up to but without 1"),
     "a negative threshold": (["-pth", -0.1], "is -0.1, allowed"),
+    "a negative threshold of L2": (["-n", "L2", "-pth", -1], "is -1, allowed: 0 or more"),
+    "a threshold without end": (["-n", "L2", "-pth", "inf"], "is inf, allowed: 0 or more"),
     "a threshold that is no number": (["-pth", "much"], "invalid float value: 'much'"),
     "threshold nan": (["-pth", "nan"], "is nan, allowed"),
     "a ratio of 0": (["--target_ratio", 0], "--target_ratio is 0, allowed: above 0, up to 1"),
@@ -168,6 +179,10 @@ BAD = {
     "an encrypted output without a key": (["-o", "out.tlt"], "a .tlt is encrypted"),
     "an output of another kind": (["-o", "out.hdf5"], "a pruned model is a .keras file"),
     "the model itself": (["-o", "good.keras"], "would replace the model that is pruned"),
+    "the encrypted model itself": (
+        ["-m", "good.tlt", "-o", "good.tlt", "-k", "KEY"], "would replace the model that is pruned"),
+    "an encrypted output in a file": (["-o", "file/out.tlt", "-k", "KEY"], "file is no folder"),
+    "an encrypted output that is a folder": (["-o", "folder.tlt", "-k", "KEY"], "is a folder; the name of a file is"),
     "an output in a file": (["-o", "file/out.keras"], "file is no folder"),
     "results in a file": (["-r", "file"], "this is a file, a folder is needed"),
     "a spec that is not there": (["-e", "none.txt"], "none.txt"),

@@ -132,3 +132,13 @@ def test_random_networks_followed_call_by_call_give_what_keras_gives(data):
     expected = model(pixels)
     for name, tensor in named_outputs(model).items():
         np.testing.assert_allclose(np.asarray(tensors[tensor]), np.asarray(expected[name]), atol=1e-5)
+
+
+def test_a_network_that_cannot_be_followed_is_an_error(monkeypatch):
+    images = keras.Input((2,), name="Input")
+    model = keras.Model(images, keras.layers.ReLU(name="relu")(images))
+    config = model.get_config()
+    config["layers"] = config["layers"][1:]  # nothing gives what the other takes
+    monkeypatch.setattr(model, "get_config", lambda: config)
+    with pytest.raises(ModelError, match="layer relu takes what no layer before it gives"):
+        calls(model)

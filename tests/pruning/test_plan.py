@@ -127,6 +127,21 @@ def test_a_threshold_that_leaves_nothing_names_the_layer():
         Pruner(model, Rules(minimum=0)).prune(0.1)
 
 
+@pytest.mark.parametrize(("normalizer", "criterion"), [("max", "union"), ("L2", "arithmetic_mean")])
+def test_a_ratio_without_a_minimum_leaves_a_filter_everywhere(normalizer, criterion):
+    """Where a layer would lose all its filters no threshold is, whichever the search comes by."""
+    model, rng = chain(16, 16, 16, 2), np.random.default_rng(0)
+    randomize(model, rng)
+    kernel, bias = model.get_layer("c1").get_weights()
+    model.get_layer("c1").set_weights([np.sign(kernel), bias])  # all or none
+    pruner = Pruner(model, Rules(normalizer, criterion, granularity=1, minimum=0))
+    threshold = pruner.threshold_for(0.5)
+    assert pruner.share(threshold) <= 0.5 < pruner.share(np.nextafter(threshold, 0))
+    assert all(layer.filters for layer in pruner.prune(threshold).layers if isinstance(layer, L.Conv2D))
+    with pytest.raises(InputError, match=r"at most .* can go"):
+        pruner.threshold_for(0.01)
+
+
 def test_a_ratio_out_of_reach_says_what_can_be_reached():
     with pytest.raises(InputError, match=r"at most .* can go"):
         Pruner(chain(64, 64, 2), Rules(minimum=48)).threshold_for(0.05)
