@@ -11,7 +11,7 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 # What runs on every Keras backend, not only on TensorFlow; but for the readers of weight files, which are numpy alone.
-CORE_TESTS := tests/boxes tests/models tests/deploy \
+CORE_TESTS := tests/boxes tests/models tests/deploy/test_predictors.py tests/quantization/test_fake_quant.py \
 	tests/training/test_loss.py tests/training/test_schedules.py tests/training/test_shapes.py tests/training/test_step.py \
 	--ignore=tests/models/formats --ignore=tests/models/test_tao.py --ignore=tests/models/test_imagenet.py
 

@@ -62,9 +62,8 @@ def measure(rows: list[dict]) -> None:
             continue
         artifact = load_model(row["model"], verb=None)
         model = artifact.model
-        row["threshold"] = artifact.state.get("pruning", [{}])[-1].get(
-            "threshold"
-        )  # of a pruned model as it was written
+        records = artifact.state.get("pruning") or [{}]  # retraining keeps them
+        row["threshold"] = records[-1].get("threshold")
         row["parameters"] = model.count_params()
         row["macs"] = sum(map(layer_macs, model.layers))
         if not is_quantized(model):
@@ -101,10 +100,11 @@ def show(rows: list[dict]) -> None:
     cells = []
     for row in rows:
         latency = "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}"
+        quality = ("-" if row[name] is None else f"{row[name]:.4f}" for name in ("mAP", "AP"))  # None without objects
         size = f"{row['file_bytes'] / 1e6:.1f}"
         numbers = *share(row, "parameters"), *share(row, "macs")
         threshold = "" if row.get("threshold") is None else f"{row['threshold']:.3f}"
-        cells.append((row["name"], threshold, f"{row['mAP']:.4f}", f"{row['AP']:.4f}", *numbers, size, latency))
+        cells.append((row["name"], threshold, *quality, *numbers, size, latency))
     print(
         table(("model", "threshold", "mAP", "COCO AP", "parameters", "", "MACs", "", "file, MB", "latency, ms"), cells)
     )
@@ -116,7 +116,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    for row in (row for row in rows if row["macs"]):
+    for row in (row for row in rows if row["macs"] and row["mAP"] is not None):
         axes.scatter(row["macs"] / 1e9, row["mAP"], s=60, color="#1f4e79")
         axes.annotate(row["name"], (row["macs"] / 1e9, row["mAP"]), xytext=(6, 4), textcoords="offset points")
     axes.set(xlabel="G multiply-adds an image", ylabel="mAP", xlim=(0, None))

@@ -9,7 +9,7 @@ STEPS = ("data", "convert", "train", "evaluate", "prune", "retrain", "retrained"
 
 def main(folder: Path) -> None:
     metrics = json.loads((folder / "evaluate" / "metrics.json").read_text())
-    seconds = {step: int((folder / f".{step}").read_text()) for step in STEPS}
+    seconds = {step: int((folder / f".{step}").read_text().split()[0]) for step in STEPS}
     print("\n--- demo ---")
     for name, row in metrics["classes"].items():
         print(f"AP {name:<10} {row['AP']:.3f}")

@@ -5,20 +5,18 @@
 #   MODEL=runs/l1/weights/ssd_resnet18_best.keras SPEC=specs/bccd_resnet18_retrain.txt OUT=runs/smaller \
 #       sh scripts/prune_retrain.sh 0.6 0.4 0.3 0.2
 #
-# What is done is not repeated; rm -r demo/prune demo/.prune* starts the demo's anew.
+# What is done is not repeated; rm -r demo/smaller starts the demo's anew.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/steps.sh
-out=${OUT:-demo/prune}
-name=$(basename "$out")
+out=${OUT:-demo/smaller}
 mkdir -p demo "$out"
 
 # 1. A trained detector.
 spec=${SPEC:-specs/demo_retrain.txt}
 if [ -z "${MODEL:-}" ]; then
     demo_data
-    # shellcheck disable=SC2046 # nothing or one flag
-    step train ssd train -e specs/demo_train.txt -r demo/train $(resume demo/train)
+    demo_train
     MODEL=demo/train/weights/ssd_resnet10_best.keras
 fi
 
@@ -27,11 +25,9 @@ compared="trained=$MODEL"
 for keep in "$@"; do
     folder=$out/$keep
     # 2. The least important filters go, until this share of the parameters is left.
-    step "${name}_$keep" ssd prune -m "$MODEL" -o "$folder/pruned.keras" --target_ratio "$keep"
+    step "$folder/.pruned" ssd prune -m "$MODEL" -o "$folder/pruned.keras" --target_ratio "$keep"
     # 3. The file's filter counts stay as they are; without a regulariser the accuracy comes back.
-    if [ -n "$(resume "$folder")" ]; then start=--resume; else start="-m $folder/pruned.keras"; fi
-    # shellcheck disable=SC2086
-    step "${name}_${keep}_retrained" ssd train -e "$spec" -r "$folder" $start
+    step "$folder/.retrained" resumable "$folder" ssd train -e "$spec" -r "$folder" -m "$folder/pruned.keras"
     best=$(ls "$folder"/weights/*_best.keras)
     compared="$compared pruned_$keep=$folder/pruned.keras retrained_$keep=$best"
 done

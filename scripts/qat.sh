@@ -4,30 +4,26 @@
 #   sh scripts/qat.sh
 #   MODEL=runs/l1/weights/ssd_resnet18_best.keras SPEC=specs/bccd_resnet18_qat.txt OUT=runs/int8 sh scripts/qat.sh
 #
-# What is done is not repeated; rm -r demo/qat demo/.qat* starts the demo's anew.
+# What is done is not repeated; rm -r demo/qat starts the demo's anew.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/steps.sh
 out=${OUT:-demo/qat}
-name=$(basename "$out")
 mkdir -p demo "$out"
 
 # 1. A trained float detector: the demo's, or the one that $MODEL names with a spec for QAT in $SPEC.
 spec=${SPEC:-specs/demo_qat.txt}
 if [ -z "${MODEL:-}" ]; then
     demo_data
-    # shellcheck disable=SC2046 # nothing or one flag
-    step train ssd train -e specs/demo_train.txt -r demo/train $(resume demo/train)
+    demo_train
     MODEL=demo/train/weights/ssd_resnet10_best.keras
 fi
 
 # 2. The same weights on INT8 codes, ranges from a few pictures, no training: what a calibrator would make of it.
-step "${name}_minmax" python scripts/quantize_minmax.py -m "$MODEL" -e "$spec" -o "$out/minmax.keras" --images 64
+step "$out/.minmax" python scripts/quantize_minmax.py -m "$MODEL" -e "$spec" -o "$out/minmax.keras" --images 64
 
 # 3. A few epochs with rounding in the forward pass. Ranges and batch statistics settle on the way.
-if [ -n "$(resume "$out/trained")" ]; then start=--resume; else start="-m $MODEL"; fi
-# shellcheck disable=SC2086
-step "${name}_trained" ssd train -e "$spec" -r "$out/trained" $start
+step "$out/.trained" resumable "$out/trained" ssd train -e "$spec" -r "$out/trained" -m "$MODEL"
 
 # 4. Float, rounded without training, rounded with training.
 best=$(ls "$out"/trained/weights/*_best.keras)

@@ -43,7 +43,7 @@ def pictures(spec, count: int):
 
     seen = replace(spec, dataset=replace(spec.dataset, validation=spec.dataset.training))
     done = 0
-    for images, _ in evaluation_loader(seen, batch_size=8):
+    for images, _ in evaluation_loader(seen, batch_size=8).epoch(0):
         yield np.asarray(images)[: count - done]
         done += len(images)
         if done >= count:

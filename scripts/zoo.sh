@@ -9,9 +9,8 @@ mkdir -p demo/zoo
 # family NAME: its training and its evaluation.
 family() {
     folder=demo/zoo/$1
-    # shellcheck disable=SC2046 # nothing or one flag
-    step "zoo_$1" ssd train -e "specs/zoo/$1.txt" -r "$folder" --use_amp $(resume "$folder") &&
-        step "zoo_${1}_evaluated" ssd evaluate -m "$folder/weights/ssd_${1}_best.keras" -r "$folder/evaluate"
+    step "$folder/.trained" resumable "$folder" ssd train -e "specs/zoo/$1.txt" -r "$folder" --use_amp &&
+        step "$folder/.evaluated" ssd evaluate -m "$folder/weights/ssd_${1}_best.keras" -r "$folder/evaluate"
 }
 
 demo_data

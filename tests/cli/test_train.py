@@ -1,4 +1,4 @@
-"""`ssd train` as a user runs it: flags, exit codes, kill -9 and Ctrl-C, a network that learns."""
+"""`ssd train` as a user runs it: flags, exit codes, kill -9 and Ctrl-C."""
 
 import os
 import signal
@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from ssd.cli import main
+from ssd.models.checkpoint import load_model, save_model
+from ssd.spec import load_experiment
 
 SPEC = """
 random_seed: 7
@@ -27,12 +31,11 @@ augmentation_config {{ output_width: 128 output_height: 128 output_channel: 3
   random_crop_min_scale: 1 random_crop_max_scale: 1 random_crop_min_ar: 1 random_crop_max_ar: 1
   zoom_out_min_scale: 1 zoom_out_max_scale: 1 brightness: 10 contrast: 0 saturation: 0 hue: 0 }}
 dataset_config {{
-  {sources}
+  data_sources {{ image_directory_path: "{data}/images" label_directory_path: "{data}/labels" }}
   validation_data_sources {{ image_directory_path: "{data}/images" label_directory_path: "{data}/labels" }}
   target_class_mapping {{ key: "red" value: "red" }} target_class_mapping {{ key: "blue" value: "blue" }}
 }}
 """
-SOURCE = 'data_sources {{ image_directory_path: "{data}/images" label_directory_path: "{data}/labels" }}\n'
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +58,9 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def spec(data, tmp_path):
-    def write(epochs: int, ema: bool = False, repeat: int = 1) -> Path:
-        """`repeat`: how many times an epoch shows the pictures; every epoch ends with writing a checkpoint."""
+    def write(epochs: int, ema: bool = False) -> Path:
         path = tmp_path / "spec.txt"
-        sources = SOURCE.format(data=data) * repeat
-        path.write_text(SPEC.format(epochs=epochs, ema=str(ema).lower(), data=data, sources=sources))
+        path.write_text(SPEC.format(epochs=epochs, ema=str(ema).lower(), data=data))
         return path
 
     return write
@@ -101,51 +102,49 @@ def stop_after_line(process: subprocess.Popen, begin: str, delay: float, number:
         (["--arch", "dssd"], "--arch dssd: the spec has ssd_config"),
     ],
 )
-def test_bad_flags_end_with_one_line_and_write_nothing(flags, message, spec, tmp_path):
+def test_bad_flags_end_with_one_line_and_write_nothing(flags, message, spec, tmp_path, capsys):
     results = tmp_path / "results"
-    code, _, err = ssd("-e", spec(1), "-r", results, *flags)
-    assert code == 2
+    assert main(["train", "-e", str(spec(1)), "-r", str(results), *flags]) == 2
+    err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
     assert not results.exists()
 
 
-def test_several_bad_flags_are_told_together(spec, tmp_path):
-    code, _, err = ssd("-e", spec(1), "-r", tmp_path / "r", "--gpus", "0", "--initial_epoch", "0")
-    assert code == 2
+def test_several_bad_flags_are_told_together(spec, tmp_path, capsys):
+    assert main(["train", "-e", str(spec(1)), "-r", str(tmp_path / "r"), "--gpus", "0", "--initial_epoch", "0"]) == 2
+    err = capsys.readouterr().err
     assert [word in err for word in ("--gpus is 0", "--initial_epoch is 0")] == [True] * 2
 
 
-def test_a_gpu_that_is_not_there_and_a_convolution_that_is_not(spec, tmp_path):
-    path = spec(1)
-    code, _, err = ssd("-e", path, "-r", tmp_path / "r", "--gpu_index", "63")
-    assert code == 2
-    assert "--gpu_index 63: no such GPU on this machine" in err
+def test_a_gpu_that_is_not_there_and_a_convolution_that_is_not(spec, tmp_path, capsys):
+    path, results = spec(1), tmp_path / "r"
+    assert main(["train", "-e", str(path), "-r", str(results), "--gpu_index", "63"]) == 2
+    assert "--gpu_index 63: no such GPU on this machine" in capsys.readouterr().err
     qat = 'enable_qat: true qat_config { keep_float: "conv_9" } checkpoint_interval'
     path.write_text(path.read_text().replace("checkpoint_interval", qat))
-    code, _, err = ssd("-e", path, "-r", tmp_path / "r")
-    assert code == 2
-    assert 'training_config.qat_config.keep_float: "conv_9" fits none of the' in err
-    assert not (tmp_path / "r").exists()
+    assert main(["train", "-e", str(path), "-r", str(results)]) == 2
+    assert 'training_config.qat_config.keep_float: "conv_9" fits none of the' in capsys.readouterr().err
+    assert not results.exists()
 
 
-def test_killed_and_interrupted_runs_go_on_to_the_same_bits(spec, tmp_path):
-    path = spec(10, ema=True)
+def test_killed_and_interrupted_runs_go_on_to_the_same_bits(spec, thin_detector, tmp_path):
+    path, weights = spec(8, ema=True), tmp_path / "thin.keras"
+    experiment = load_experiment(path, "train")
+    save_model(weights, thin_detector(experiment), experiment.text)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    code, out, err = ssd("-e", path, "-r", unbroken, "--deterministic")
+    code, out, err = ssd("-e", path, "-r", unbroken, "--deterministic", "-m", weights)
     assert code == 0, err
     assert out.splitlines()[-1] == f"results: {unbroken}"
     flags = ("-e", path, "-r", broken, "--deterministic")
-    code, _ = stop_after_line(start(*flags), "epoch 3/", 0.05, signal.SIGKILL)
+    code, _ = stop_after_line(start(*flags, "-m", weights), "epoch 2/", 0.05, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, err = stop_after_line(start(*flags, "--resume"), "epoch 6/", 0.03, signal.SIGINT)
+    code, err = stop_after_line(start(*flags, "--resume"), "epoch 5/", 0.03, signal.SIGINT)
     assert code == 130
     assert "go on with --resume" in err
     code, out, err = ssd(*flags, "--resume")
     assert code == 0, err
     assert "resuming from" in out
-
-    from ssd.models.checkpoint import load_model
 
     name = "weights/ssd_resnet10_last.keras"
     one, other = (load_model(folder / name, verb=None) for folder in (unbroken, broken))
@@ -153,12 +152,5 @@ def test_killed_and_interrupted_runs_go_on_to_the_same_bits(spec, tmp_path):
     for wanted, found in zip(one.model.weights, other.model.weights, strict=True):
         assert np.array_equal(wanted.numpy(), found.numpy()), wanted.path
     epochs = [line.split(",")[0] for line in (broken / "ssd_training_log_resnet10.csv").read_text().splitlines()]
-    assert epochs == ["epoch", *map(str, range(1, 11))]
+    assert epochs == ["epoch", *map(str, range(1, 9))]
     assert not list(broken.glob("weights/.tmp-*"))
-
-
-def test_eight_pictures_are_learnt(spec, tmp_path):
-    code, out, err = ssd("-e", spec(20, repeat=6), "-r", tmp_path / "r")
-    assert code == 0, err
-    best = float(out.split("mAP ")[-1].split()[0])
-    assert best > 0.9
