@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ssd.boxes.coder import decode, to_centers
 from ssd.deploy.onnx_names import BOXES, DECODE, INPUT, PREPROCESS, SCORES, drop_idle_reshapes, name_tensors
+from ssd.deploy.onnx_pads import fold_pads
 from ssd.models.graph import calls, named_outputs
 from ssd.spec.config import Augmentation
 
@@ -79,7 +80,7 @@ def to_onnx(
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
     # The converter's own text has a running number: two exports of a network shall be the same file.
     proto.graph.name, proto.graph.doc_string = model.name, ""
-    return name_tensors(drop_idle_reshapes(proto), [call.layer.name for call in graph])
+    return name_tensors(fold_pads(drop_idle_reshapes(proto)), [call.layer.name for call in graph])
 
 
 def _network_input(images, pixels: Augmentation):

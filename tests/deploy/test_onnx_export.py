@@ -133,6 +133,22 @@ def test_swish_and_channel_weights_of_one_cell_maps(small):
     }
 
 
+def test_paddings_in_front_of_depthwise_convolutions_are_part_of_them(small):
+    images = keras.Input((8, 8, 3), name="Input")
+    x = L.ZeroPadding2D(((1, 1), (0, 2)), name="pad")(images)
+    x = L.DepthwiseConv2D(3, strides=2, name="dw")(x)
+    heads = {}
+    for kind in ("conf", "loc"):
+        head = L.Conv2D(4, 1, kernel_initializer=keras.initializers.RandomNormal(0, 0.02), name=f"ssd_{kind}")(x)
+        heads[kind] = L.Reshape((-1, 4), name=f"mbox_{kind}")(head)
+    model = keras.Model(images, {"class_logits": heads["conf"], "offsets": heads["loc"]})
+    proto = small.exported(model)
+    assert_same_detections(small, proto, model, small.pictures(model, 2))
+    (node,) = (node for node in proto.graph.node if node.name == "dw/Conv")
+    assert node.input[0] == "Input"
+    assert {each.name: list(each.ints) for each in node.attribute}["pads"] == [1, 0, 1, 2]
+
+
 def test_a_static_batch_stands_in_the_graph_and_no_other_is_taken(small, tiny, folded, graph):
     proto = small.exported(folded, batch=3)
     onnx.checker.check_model(proto, full_check=True)
