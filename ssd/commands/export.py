@@ -12,6 +12,15 @@ from ssd.errors import InputError
 
 __all__ = ["add_arguments", "run"]
 
+# Where ranges come from -> flags that then have no effect, and why.
+IMAGES = ("cal_image_dir", "batches", "batch_size")
+UNUSED = {
+    "training": ((*IMAGES, "cal_data_file", "calibrator"), "the model knows its ranges (--force_ptq calibrates)"),
+    "cache": ((*IMAGES, "cal_data_file", "calibrator"), "the ranges are in --cal_cache_file"),
+    "tensors": (IMAGES, "the images are in --cal_data_file"),
+    "images": ((), ""),
+}
+
 
 def run(args: argparse.Namespace) -> None:
     output = export_flags.check(args)
@@ -74,16 +83,6 @@ def _spec(given, artifact, path: str):
     from ssd.deploy.predictors import combine
 
     return combine(given, artifact.spec, path)
-
-
-# Where ranges come from -> flags that then have no effect, and why.
-_IMAGES = ("cal_image_dir", "batches", "batch_size")
-UNUSED = {
-    "training": ((*_IMAGES, "cal_data_file", "calibrator"), "the model knows its ranges (--force_ptq calibrates)"),
-    "cache": ((*_IMAGES, "cal_data_file", "calibrator"), "the ranges are in --cal_cache_file"),
-    "tensors": (_IMAGES, "the images are in --cal_data_file"),
-    "images": ((), ""),
-}
 
 
 def _check_model(args: argparse.Namespace, output: Path, model, spec) -> None:
