@@ -4,13 +4,16 @@ import importlib.util
 import json
 import shutil
 
+import keras
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from ssd.cli import main
-from ssd.models.checkpoint import load_model
+from ssd.models.checkpoint import load_model, save_model
 from ssd.quantization.calibration_cache import read_cache
+from ssd.quantization.rewrite import quantize
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed"
@@ -88,17 +91,20 @@ def test_int8_by_pictures_then_by_the_cache_and_the_tensor_file(model_file, kitt
 
 
 @pytest.fixture(scope="module")
-def qat_file(model_file, spec_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qat")
-    spec = folder / "spec.txt"
-    qat = 'num_epochs: 1 enable_qat: true qat_config { keep_float: "ssd_conf_*" }'
-    spec.write_text(
-        spec_file.read_text()
-        .replace("num_epochs: 1", qat)
-        .replace("max_learning_rate: 1e-2", "max_learning_rate: 2e-4")
-    )
-    assert main(["train", "-e", str(spec), "-m", str(model_file), "-r", str(folder / "r")]) == 0
-    return folder / "r/weights/ssd_resnet10_last.keras"
+def qat_file(model_file, kitti_folder):
+    """The model with ranges of its pictures, as the first step of quantization-aware training finds them."""
+    artifact = load_model(model_file)
+    size = artifact.spec.augmentation
+    model = quantize(artifact.model, ["ssd_conf_*"])
+    for layer in model.layers:  # statistics stay as they are
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    images = [Image.open(path).convert("RGB") for path in sorted((kitti_folder / "images").iterdir())]
+    pixels = [np.asarray(image.resize((size.width, size.height)), np.float32)[..., ::-1] for image in images]
+    model(np.stack(pixels) - np.asarray(size.mean, np.float32), training=True)
+    path = model_file.parent / "qat.keras"
+    save_model(path, model, artifact.spec_text)
+    return path
 
 
 def test_a_quantization_aware_model_brings_its_ranges(qat_file, tmp_path, capsys):

@@ -119,11 +119,10 @@ def test_a_stock_keras_opens_the_file_on_either_backend(detector, images, tmp_pa
     pytest.importorskip(backend)
     inner = [layer.name for layer in detector.layers if hasattr(layer, "filters") and "ssd_" not in layer.name]
     detector = with_widths(detector, dict.fromkeys(inner, 8))  # it need not be large
-    save_model(tmp_path / "model.keras", detector, SPEC)
-    np.save(tmp_path / "images.npy", images)
-    run_python(
-        STOCK_KERAS, tmp_path / "model.keras", tmp_path / "images.npy", tmp_path / "out.npz", KERAS_BACKEND=backend
-    )
+    files = [tmp_path / name for name in ("model.keras", "images.npy", "outputs.npz")]
+    save_model(files[0], detector, SPEC)
+    np.save(files[1], images)
+    run_python(STOCK_KERAS, *files, KERAS_BACKEND=backend)
     expected = detector(images)
     with np.load(files[2]) as outputs:
         assert set(outputs.files) == set(expected)
