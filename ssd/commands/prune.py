@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     from ssd.spec import load_experiment
 
     spec = load_experiment(args.experiment_spec, "inference") if args.experiment_spec else None
-    with plain_file(args.model, args.key) as path:
+    with plain_file(args.model, args.key, encrypts=(args.output_file or "").endswith(".tlt")) as path:
         artifact = load_model(path, verb=None, spec=spec)
     if spec is not None and artifact.spec is None:
         warn(f"-e {args.experiment_spec} is not used: {args.model} has its own spec inside")
