@@ -10,7 +10,7 @@ mkdir -p demo
 demo_data
 demo_train
 step demo/.evaluate ssd evaluate -m demo/train/weights/ssd_resnet10_best.keras -r demo/evaluate
-# Half the parameters go, and a short training without a regulariser makes up for them.
+# Three fifths of the parameters go, and a short training without a regulariser makes up for them.
 step demo/.prune ssd prune -m demo/train/weights/ssd_resnet10_best.keras -o demo/prune/pruned.keras --target_ratio 0.4
 step demo/.retrain resumable demo/retrain ssd train -e specs/demo_retrain.txt -r demo/retrain -m demo/prune/pruned.keras
 step demo/.retrained ssd evaluate -m demo/retrain/weights/ssd_resnet10_best.keras -r demo/retrain/evaluate
