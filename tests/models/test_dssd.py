@@ -83,18 +83,20 @@ def test_a_map_is_multiplied_with_the_coarser_one_doubled(coarse, fine, kernel):
     np.testing.assert_allclose(found, merged(*map(np.float64, images), layer), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "shape", "maps", "channels"),
-    [
-        ({"nlayers": 10}, (300, 300, 3), [38, 19, 10, 5, 3, 2], 256),
-        ({"nlayers": 18}, (128, 128, 1), [16, 8, 4, 2, 1, 1], 128),
-        ({"arch": "mobilenet_v1", "nlayers": None}, (128, 128, 3), [16, 8, 4, 2, 1, 1], 256),
-        ({"arch": "mobilenet_v2", "nlayers": None}, (300, 300, 1), [38, 19, 10, 5, 3, 2], 256),
-        ({"arch": "squeezenet", "nlayers": None}, (96, 224, 3), OBLONG, 256),
-        ({"arch": "googlenet", "nlayers": None}, (300, 300, 3), [37, 18, 9, 5, 3, 2], 480),
-        ({"arch": "darknet", "nlayers": 19}, (300, 512, 1), ROUNDED_DOWN, 256),
-    ],
-)
+NETWORKS = [
+    ({"nlayers": 10}, (300, 300, 3), [38, 19, 10, 5, 3, 2], 256),
+    ({"nlayers": 18}, (128, 128, 1), [16, 8, 4, 2, 1, 1], 128),
+    ({"arch": "mobilenet_v1", "nlayers": None}, (128, 128, 3), [16, 8, 4, 2, 1, 1], 256),
+    ({"arch": "mobilenet_v2", "nlayers": None}, (300, 300, 1), [38, 19, 10, 5, 3, 2], 256),
+    ({"arch": "squeezenet", "nlayers": None}, (96, 224, 3), OBLONG, 256),
+    ({"arch": "googlenet", "nlayers": None}, (300, 300, 3), [37, 18, 9, 5, 3, 2], 480),
+    ({"arch": "darknet", "nlayers": 19}, (300, 512, 1), ROUNDED_DOWN, 256),
+]
+if keras.backend.backend() != "tensorflow":
+    NETWORKS = NETWORKS[1:3]  # JAX compiles the initialiser of every shape, see test_backbones
+
+
+@pytest.mark.parametrize(("changes", "shape", "maps", "channels"), NETWORKS)
 def test_maps_keep_their_sizes_and_small_networks_shrink_the_finest(network, changes, shape, maps, channels):
     model = build_detector(network(dssd=True, **changes), shape, 3)
     assert feature_map_sizes(model) == [size if isinstance(size, tuple) else (size, size) for size in maps]
