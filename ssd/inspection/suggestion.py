@@ -94,6 +94,7 @@ class _Search:
         self.network, self.image_size, self.side = network, image_size, min(image_size)
         height, width = image_size
         shares = np.ones(len(boxes))
+        _, self._as_they_are = np.unique(classes, return_inverse=True)
         if zoom > 1.0:
             boxes, classes = np.concatenate([boxes, zoomed_out(boxes, zoom)]), np.tile(classes, 2)
             shares = np.repeat((1 - ZOOMED_SHARE, ZOOMED_SHARE), len(shares))
@@ -108,11 +109,21 @@ class _Search:
         distances = center_distances((boxes[:, 2:] + boxes[:, :2]) / 2, network, image_size, feature_maps)
         self.distances = [np.ascontiguousarray(distance.T) for distance in distances]
         self._known: dict[tuple, np.ndarray] = {}
+        self._present = self._by_class(self._best(network))
 
     def score(self, network: Network) -> float:
-        """The mean of recall at `pos_iou_thresh` and of the mean best IoU, every class weighing the same."""
-        best = np.max([self._of_map(network, index) for index in range(FEATURE_MAPS)], axis=0)
-        return float(self.weights @ (best + (best >= network.pos_iou_thresh))) / 2
+        """The mean of recall at `pos_iou_thresh` and of the mean best IoU, every class weighing the same; less what any
+        class loses of the mean best IoU that the present anchors have with its boxes as they are."""
+        best = self._best(network)
+        lost = np.maximum(self._present - self._by_class(best), 0.0).sum()
+        return float(self.weights @ (best + (best >= network.pos_iou_thresh))) / 2 - float(lost)
+
+    def _best(self, network: Network) -> np.ndarray:
+        return np.max([self._of_map(network, index) for index in range(FEATURE_MAPS)], axis=0)
+
+    def _by_class(self, best: np.ndarray) -> np.ndarray:
+        """`(classes,)` means over the boxes as they are, which come first."""
+        return np.bincount(self._as_they_are, best[: len(self._as_they_are)]) / np.bincount(self._as_they_are)
 
     def _of_map(self, network: Network, index: int) -> np.ndarray:
         """`(T,)` best IoU with the anchors of one feature map, as if none was clipped."""

@@ -123,3 +123,12 @@ def test_kmeans_finds_the_clusters_there_are():
 
 def test_zooming_out_puts_the_picture_in_the_middle():
     np.testing.assert_allclose(zoomed_out(np.float32([[0, 0, 1, 0.5]]), 2.0), [[0.25, 0.25, 0.75, 0.5]])
+
+
+def test_no_class_pays_for_another_or_for_zooming_out(boxes, network):
+    flat, classes = boxes
+    present = network(scales=(0.1, 0.13, 0.5, 0.6, 0.8, 0.9, 1.0), aspect_ratios=((1.0, 0.55, 0.6),) * 6)
+    suggested = suggest(present, SIZE, MAPS, flat, classes, zoom=3.0)
+    before, after = (anchor_report.cover(each, SIZE, MAPS, flat).best for each in (present, suggested))
+    for index in np.unique(classes):
+        assert after[classes == index].mean() > before[classes == index].mean() - 0.005
