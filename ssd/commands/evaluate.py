@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     _check(args)
     from ssd.data.pipeline import evaluation_loader
-    from ssd.deploy.encryption import plain_file
     from ssd.deploy.predictors import load_predictor
+    from ssd.encryption import plain_file
     from ssd.files import results_folder
     from ssd.spec import load_experiment
     from ssd.status import StatusLog

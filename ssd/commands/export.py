@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     output = export_flags.check(args)
     _check_inputs(args, output)
     from ssd.deploy import export_graph, proof
-    from ssd.deploy.encryption import plain_file
+    from ssd.encryption import plain_file
     from ssd.models.checkpoint import load_model
     from ssd.spec import load_experiment
 
@@ -146,8 +146,8 @@ def _precise(args, plain, source):
 def _write(args, output: Path, proto, source, ranges, rows) -> None:
     import json
 
-    from ssd.deploy.encryption import encrypt_file
     from ssd.deploy.export_graph import summary
+    from ssd.encryption import encrypt_file
     from ssd.files import results_folder, whole_file, write_text
     from ssd.status import StatusLog
 

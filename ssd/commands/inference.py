@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
     outputs = output_names(paths, folder)
 
     from ssd.data.pipeline import image_loader
-    from ssd.deploy.encryption import plain_file
     from ssd.deploy.predictors import load_predictor
+    from ssd.encryption import plain_file
     from ssd.evaluation.stopwatch import Stopwatch
     from ssd.files import results_folder, write_text
     from ssd.inference.outputs import Writer

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
-    from ssd.deploy.encryption import encrypt_file, plain_file
+    from ssd.encryption import encrypt_file, plain_file
     from ssd.models.checkpoint import load_model, save_model
     from ssd.models.latency import latencies
     from ssd.pruning import report as reports

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.console import warn
-from ssd.deploy.encryption import is_encrypted
+from ssd.encryption import is_encrypted
 from ssd.errors import InputError, ModelError, RunError
 from ssd.files import same_file
 from ssd.models.checkpoint import Artifact, load_model, read_state, save_model

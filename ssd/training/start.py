@@ -1,14 +1,12 @@
 """Where a run begins: from scratch, from initial weights, or from a checkpoint of an earlier run."""
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssd.console import say, warn
-from ssd.deploy.encryption import plain_file
+from ssd.encryption import plain_file
 from ssd.errors import InputError
 from ssd.models.checkpoint import Artifact, load_model, read_state
 from ssd.models.formats.keras_archive import input_convention
@@ -80,8 +78,10 @@ def find_start(
     state_path = weights if initial_epoch > 1 else None
     if weights is None and training.resume_model_path:
         state_path = training.resume_model_path
-    if state_path and not _is_hdf5(state_path, key):
-        return _resumed_from(spec, state_path, checkpoints, initial_epoch, key)
+    if state_path:
+        with plain_file(state_path, key) as plain:
+            if recognise(plain) != HDF5:
+                return _resumed_from(spec, state_path, plain, checkpoints, initial_epoch)
     if state_path and initial_epoch == 1:
         raise InputError(
             f"{state_path} does not say which epoch it is of",
@@ -109,7 +109,7 @@ def _initial(spec: Experiment, path: str, weights_input: str | None, initial_epo
         from ssd.models.imagenet import fetch
 
         path = str(fetch(spec.network))
-    with _opened(path, key) as plain:
+    with plain_file(path, key) as plain:
         file = read_weights(plain, spec.network)
     if weights_input:
         file = dataclasses.replace(file, convention=CONVENTIONS[weights_input], assumed="")
@@ -120,9 +120,8 @@ def _initial(spec: Experiment, path: str, weights_input: str | None, initial_epo
     return Start(progress, path, weights=file, pixels=input_convention(spec))
 
 
-def _resumed_from(spec: Experiment, path: str, checkpoints: Checkpoints, initial_epoch: int, key: str | None) -> Start:
-    with _opened(path, key) as plain:
-        artifact = load_model(plain, verb=None)
+def _resumed_from(spec: Experiment, path: str, plain: Path, checkpoints: Checkpoints, initial_epoch: int) -> Start:
+    artifact = load_model(plain, verb=None)
     progress = Progress.from_json(artifact.state)
     if initial_epoch not in (1, progress.epoch + 1):
         raise InputError(
@@ -160,20 +159,3 @@ def _change_of_kind(progress: Progress, before: bool, now: bool) -> None:
     # The best so far, and how long there was none better, are of the other kind.
     progress.best_map = progress.best_epoch = None
     progress.stopping, progress.stopped_early = {}, False
-
-
-@contextlib.contextmanager
-def _opened(path: str, key: str | None) -> Iterator[Path]:
-    """A model file, decrypted for as long as it is read; errors name it as the user did."""
-    with plain_file(path, key) as plain:
-        try:
-            yield plain
-        except InputError as error:
-            if error.where:
-                error.where = error.where.replace(str(plain), path)
-            raise
-
-
-def _is_hdf5(path: str, key: str | None) -> bool:
-    with _opened(path, key) as plain:
-        return recognise(plain) == HDF5

@@ -193,10 +193,11 @@ def test_an_engine_for_another_machine(model_file, tmp_path, capsys):
 def test_encrypted_models_open_with_their_key_in_every_verb(
     model_file, kitti_folder, spec_file, keras_metrics, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("ssd.deploy.encryption.SCRYPT", (4, 8, 1))
+    monkeypatch.setattr("ssd.encryption.SCRYPT", (4, 8, 1))
     monkeypatch.setattr("ssd.models.latency.RUNS", 1)
     sealed, graph = tmp_path / "p.tlt", tmp_path / "p.etlt"
     assert main(["prune", "-m", str(model_file), "-o", str(sealed), "-pth", "0", "-k", "secret"]) == 0
+    assert "not needed" not in capsys.readouterr().err  # the key is for what is written
     assert not sealed.read_bytes().startswith(b"PK")
     assert evaluated(sealed, tmp_path / "e", "-k", "secret")["mAP"] == pytest.approx(keras_metrics["mAP"], abs=1e-9)
     assert export("-m", sealed, "-o", graph, "-k", "secret", "--skip_proof") == 0

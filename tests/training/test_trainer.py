@@ -372,10 +372,10 @@ def test_a_run_that_stopped_early_goes_on_as_another_kind(spec, tmp_path):
 
 def test_an_encrypted_file_is_opened_for_the_flag_and_the_spec(spec, tmp_path, monkeypatch, capfd):
     from ssd import console
-    from ssd.deploy.encryption import encrypt_file
+    from ssd.encryption import encrypt_file
 
     console.set_up()
-    monkeypatch.setattr("ssd.deploy.encryption.SCRYPT", (4, 8, 1))
+    monkeypatch.setattr("ssd.encryption.SCRYPT", (4, 8, 1))
     plain, sealed = tmp_path / "plain.keras", tmp_path / "sealed.tlt"
     network = run_module.build_detector(None, (128, 128, 3), 2, None)
     record = {"threshold": 0.5}

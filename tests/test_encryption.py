@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd.deploy import encryption
-from ssd.deploy.encryption import HEADER, MAGIC, decrypt, encrypt, encrypt_file, is_encrypted, plain_file
+from ssd import encryption
+from ssd.encryption import HEADER, MAGIC, decrypt, encrypt, encrypt_file, is_encrypted, plain_file
 from ssd.errors import InputError, ModelError, Problems
 
 FULL_COST = encryption.SCRYPT
@@ -367,5 +367,5 @@ def test_an_empty_key_writes_nothing(tmp_path):
 
 
 def test_the_cipher_is_loaded_when_it_is_used():
-    code = "import sys, ssd.deploy.encryption; sys.exit('cryptography' in sys.modules)"
+    code = "import sys, ssd.encryption; sys.exit('cryptography' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
