@@ -81,23 +81,17 @@ def spec_text():
     return lambda training, validation: SPEC.format(training=training, validation=validation)
 
 
-def beside(name):
-    """The module of that name in this folder; tests are no packages, so it has to be found."""
-    from importlib import util
-
-    spec = util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{name}.py"))
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def tao_files():
     """The module that writes TAO's files."""
-    return beside("tao_files")
+    import tao_files
+
+    return tao_files
 
 
 @pytest.fixture(scope="session")
 def small():
     """The module that makes small networks and graphs."""
-    return beside("small_networks")
+    import small_networks
+
+    return small_networks

@@ -128,3 +128,23 @@ def decoded(logits, offsets, corners, variances=VARIANCES) -> dict[str, np.ndarr
         "boxes": np.concatenate([middle - size / 2, middle + size / 2], axis=-1),
         "scores": (weights / weights.sum(-1, keepdims=True))[..., 1:],
     }
+
+
+def graph_metadata(**changes):
+    """What `ssd export` writes into a graph, as short as it may be, with these fields changed."""
+    from ssd.deploy.onnx_metadata import Metadata
+
+    fields = {
+        "spec": "",
+        "classes": ("car", "person"),
+        "mean": (103.9, 116.8, 123.7),
+        "input_size": (16, 16, 3),
+        "data_type": "fp32",
+        "nms": "none",
+        "pixels": False,
+        "spec_sha256": "",
+        "anchors_sha256": "",
+        "network_sha256": "",
+        "versions": {},
+    }
+    return Metadata(**{**fields, **changes})

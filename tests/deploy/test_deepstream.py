@@ -6,23 +6,16 @@ import shutil
 import subprocess
 
 import pytest
+from small_networks import graph_metadata
 
 from ssd.deploy.deepstream import write_deepstream
-from ssd.deploy.onnx_metadata import Metadata
 from ssd.errors import InputError
 
-COLOUR = Metadata(
-    spec="",
+COLOUR = graph_metadata(
     classes=("car", "person", "traffic light"),
     mean=(103.9000015258789, 116.77899932861328, 123.0),
     input_size=(288, 512, 3),
-    data_type="fp32",
     nms="efficient_nms",
-    pixels=False,
-    spec_sha256="",
-    anchors_sha256="",
-    network_sha256="",
-    versions={},
 )
 GRAY = dataclasses.replace(COLOUR, mean=(117.3786,), input_size=(300, 300, 1), data_type="fp16", classes=("face",))
 

@@ -7,17 +7,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_networks import graph_metadata
 
 from ssd.deploy import engine_runner
 from ssd.deploy.cuda import Buffer
 from ssd.deploy.engine_runner import open_engine
 from ssd.deploy.graph_predictor import GraphPredictor
-from ssd.deploy.onnx_metadata import Metadata
 from ssd.deploy.tensorrt_engine import Batches, Sidecar, sidecar_path
 from ssd.errors import InputError, ModelError, RunError
 from ssd.spec.config import Nms
 
-METADATA = Metadata("", ("car", "person"), (1.0, 2.0, 3.0), (5, 6, 3), "fp32", "none", False, "", "", "", {})
+METADATA = graph_metadata(mean=(1.0, 2.0, 3.0), input_size=(5, 6, 3))
 SHAPES = {"boxes": (-1, 4, 4), "Input": (-1, 3, 5, 6), "scores": (-1, 4, 2)}
 CORNERS = np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0.5, 0.45], [0, 0, 0.3, 1]], np.float32)
 

@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from small_networks import graph_metadata
 
 from ssd.boxes.nms import suppress
 from ssd.deploy import onnx_session
 from ssd.deploy.graph_predictor import GraphPredictor, Runner, graph_input
-from ssd.deploy.onnx_metadata import Metadata, write
+from ssd.deploy.onnx_metadata import write
 from ssd.deploy.onnx_nms import add_efficient, add_standard
 from ssd.deploy.onnx_session import open_onnx
 from ssd.errors import InputError, ModelError
@@ -21,19 +22,7 @@ from ssd.spec.config import Nms
 NMS = Nms(confidence_threshold=0.25, iou_threshold=0.5, top_k=6, score_bits=0)
 SPEC = SimpleNamespace(nms=NMS, classes=("car", "person"))
 MEAN = (103.9, 116.8, 123.7)
-METADATA = Metadata(
-    spec="",
-    classes=SPEC.classes,
-    mean=MEAN,
-    input_size=(5, 6, 3),
-    data_type="fp32",
-    nms="none",
-    pixels=False,
-    spec_sha256="",
-    anchors_sha256="",
-    network_sha256="",
-    versions={},
-)
+METADATA = graph_metadata(mean=MEAN, input_size=(5, 6, 3))
 CORNERS = np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0.5, 0.45], [-0.5, 0, 0.3, 2]], np.float32)
 
 

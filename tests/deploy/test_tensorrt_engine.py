@@ -1,5 +1,6 @@
 """Engines built without a GPU by TensorRT-RTX, what lies beside them, and what is refused before or by the builder."""
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import asdict
@@ -11,9 +12,11 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="networks are converted through TensorFlow")
 
+from small_networks import graph_metadata
+
 from ssd.deploy import tensorrt_engine
 from ssd.deploy.onnx_half import to_half
-from ssd.deploy.onnx_metadata import Metadata, write
+from ssd.deploy.onnx_metadata import write
 from ssd.deploy.onnx_nms import add_efficient, add_standard
 from ssd.deploy.predictors import ENGINE_MARKS
 from ssd.deploy.tensorrt_engine import (
@@ -32,25 +35,13 @@ from ssd.spec.config import Nms
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
-METADATA = Metadata(
-    spec="random_seed: 1\n",
-    classes=("car", "person", "sign"),
-    mean=(103.9, 116.8, 123.7),
-    input_size=(16, 16, 3),
-    data_type="fp32",
-    nms="none",
-    pixels=False,
-    spec_sha256="",
-    anchors_sha256="",
-    network_sha256="",
-    versions={"ssd": "1"},
-)
+METADATA = graph_metadata(spec="random_seed: 1\n", classes=("car", "person", "sign"), versions={"ssd": "1"})
 
 
 def described(proto, **changes):
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    write(copy, Metadata(**{**vars(METADATA), **changes}))
+    write(copy, dataclasses.replace(METADATA, **changes))
     return copy
 
 

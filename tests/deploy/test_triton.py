@@ -5,24 +5,12 @@ import os
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from small_networks import graph_metadata
 
-from ssd.deploy.onnx_metadata import Metadata
 from ssd.deploy.triton import write_triton
 from ssd.errors import InputError
 
-COLOUR = Metadata(
-    spec="",
-    classes=("car", "person"),
-    mean=(103.9000015258789, 116.77899932861328, 123.0),
-    input_size=(288, 512, 3),
-    data_type="fp32",
-    nms="standard",
-    pixels=False,
-    spec_sha256="",
-    anchors_sha256="",
-    network_sha256="",
-    versions={},
-)
+COLOUR = graph_metadata(mean=(103.9000015258789, 116.77899932861328, 123.0), input_size=(288, 512, 3), nms="standard")
 DETECTIONS = [
     ("num_detections", "INT32", (1,)),
     ("detection_boxes", "FP32", (200, 4)),

@@ -114,7 +114,7 @@ np.savez(sys.argv[3], **{name: np.asarray(value) for name, value in outputs.item
 """
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="whatever this process runs on")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="starts both backends itself, once is enough")
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_a_stock_keras_opens_the_file_on_either_backend(detector, images, tmp_path, backend):
     pytest.importorskip(backend)

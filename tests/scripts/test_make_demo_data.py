@@ -1,34 +1,25 @@
 """The demo data: what the labels promise holds, in KITTI's form and in COCO's; the same flags give the same bytes."""
 
-import importlib.util
 import json
 from pathlib import Path
 
+import make_demo_data as script
 import numpy as np
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_demo_data.py"
 TRAIN, VAL, TEST = 40, 16, 3
 
 
-@pytest.fixture(scope="module")
-def script():
-    description = importlib.util.spec_from_file_location("make_demo_data", SCRIPT)
-    module = importlib.util.module_from_spec(description)
-    description.loader.exec_module(module)
-    return module
-
-
-def make(script, folder, *flags):
+def make(folder, *flags):
     counts = ["--train", str(TRAIN), "--val", str(VAL), "--test", str(TEST), "--size", "160x120"]
     assert script.main(["--output", str(folder), *counts, *flags]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def data(script, tmp_path_factory):
-    return make(script, tmp_path_factory.mktemp("demo"))
+def data(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("demo"))
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -71,7 +62,7 @@ def test_the_hard_cases_are_there(data):
     assert len({image.size for image, _ in pairs}) > 1
 
 
-def test_validation_sees_other_digits_and_photographs(script):
+def test_validation_sees_other_digits_and_photographs():
     training, _ = script.load_digits(training=True)
     others, _ = script.load_digits(training=False)
     assert len(training) + len(others) == 1797
@@ -108,21 +99,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(script, data, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(data, tmp_path):
     first = contents(data)
-    assert contents(make(script, tmp_path / "again")) == first
-    other = contents(make(script, tmp_path / "other", "--seed", "2"))
+    assert contents(make(tmp_path / "again")) == first
+    other = contents(make(tmp_path / "other", "--seed", "2"))
     assert other["training/image_2/000000.jpg"] != first["training/image_2/000000.jpg"]
 
 
-def test_gray_images_have_one_channel_and_the_same_labels(script, data, tmp_path):
-    gray = make(script, tmp_path / "gray", "--gray")
+def test_gray_images_have_one_channel_and_the_same_labels(data, tmp_path):
+    gray = make(tmp_path / "gray", "--gray")
     assert {image.mode for image, _ in labelled(gray, "training")} == {"L"}
     assert contents(gray / "training" / "label_2") == contents(data / "training" / "label_2")
 
 
 @pytest.mark.parametrize("flags", [("--size", "10x10"), ("--size", "wide"), ("--train", "-3"), ()])
-def test_wrong_flags_are_refused_before_anything_is_written(script, flags, tmp_path, capsys):
+def test_wrong_flags_are_refused_before_anything_is_written(flags, tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")] if flags else []
     with pytest.raises(SystemExit) as stop:
         script.main([*output, *flags])

@@ -1,19 +1,15 @@
 """Backbones by themselves, and weights loaded into them as a training would."""
 
-from importlib import util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 
 @pytest.fixture(scope="session")
 def state_dicts():
-    """The state dicts of the module beside this one, by name; tests are no packages, so it has to be found."""
-    spec = util.spec_from_file_location("state_dicts", Path(__file__).with_name("state_dicts.py"))
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.BUILDERS
+    """The public networks' state dicts, by name."""
+    from state_dicts import BUILDERS
+
+    return BUILDERS
 
 
 @pytest.fixture(scope="session")
