@@ -6,6 +6,7 @@ All of them take minutes: `pytest -m networks tests/models/test_networks.py`; th
 import keras
 import numpy as np
 import pytest
+from every_network import NETWORKS
 
 from ssd.boxes.anchors import make_anchors
 from ssd.models.backbones import backbone
@@ -15,12 +16,6 @@ from ssd.spec.config import Regularizer
 from ssd.training.shapes import keyed
 from ssd.training.step import TrainingModel
 
-NETWORKS = [
-    *(("resnet", depth) for depth in (10, 18, 34, 50, 101)),
-    *(("vgg", depth) for depth in (16, 19)),
-    *(("darknet", depth) for depth in (19, 53)),
-    *((arch, None) for arch in ("googlenet", "mobilenet_v1", "mobilenet_v2", "squeezenet", "efficientnet_b0")),
-]
 SIZE = 128
 
 

@@ -6,32 +6,19 @@ All of them take half an hour: `pytest -m networks tests/pruning/test_networks.p
 import keras
 import numpy as np
 import pytest
+from every_network import NETWORKS, spec_of
 
 from ssd.deploy.predictors import load_predictor
 from ssd.models.checkpoint import save_model
 from ssd.models.pretrained import read_weights
 from ssd.pruning.plan import Pruner, Rules
-from ssd.spec import experiment_from_text
 from ssd.training.run import begin, build
 from ssd.training.shapes import keyed
 from ssd.training.start import Start
 from ssd.training.state import Progress
 
 L = keras.layers
-NETWORKS = [
-    *(("resnet", depth, False) for depth in (10, 18, 34, 50, 101)),
-    *(("vgg", depth, False) for depth in (16, 19)),
-    *(("darknet", depth, False) for depth in (19, 53)),
-    *((arch, None, False) for arch in ("googlenet", "mobilenet_v1", "mobilenet_v2", "squeezenet", "efficientnet_b0")),
-    ("resnet", 18, True),
-]
-
-
-def spec_of(text: str, arch: str, nlayers: int | None, dssd: bool):
-    text = text.replace('arch: "resnet" nlayers: 10', f'arch: "{arch}" ' + (f"nlayers: {nlayers}" if nlayers else ""))
-    if dssd:
-        text = text.replace("ssd_config {", "dssd_config { pred_num_channels: 256", 1)
-    return experiment_from_text(text, "spec.txt", "inference")
+WITH_DSSD = [*((arch, depth, False) for arch, depth in NETWORKS), ("resnet", 18, True)]
 
 
 def batch():
@@ -76,7 +63,7 @@ def test_a_small_network_is_pruned_used_retrained_and_pruned_again(spec_text, tm
 
 @pytest.mark.networks
 @pytest.mark.parametrize("removed", [0.3, 0.5, 0.7])
-@pytest.mark.parametrize(("arch", "nlayers", "dssd"), NETWORKS)
+@pytest.mark.parametrize(("arch", "nlayers", "dssd"), WITH_DSSD)
 def test_every_network_is_pruned_used_retrained_and_pruned_again(arch, nlayers, dssd, removed, spec_text, tmp_path):
     spec = spec_of(spec_text(tmp_path, tmp_path), arch, nlayers, dssd)
     keras.utils.set_random_seed(0)
