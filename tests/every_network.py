@@ -16,3 +16,13 @@ def spec_of(text: str, arch: str, nlayers: int | None, dssd: bool = False):
     if dssd:
         text = text.replace("ssd_config {", "dssd_config { pred_num_channels: 256", 1)
     return experiment_from_text(text, "spec.txt", "inference")
+
+
+def forget() -> None:
+    """Frees a network with all that was compiled for it: the next one is to find room."""
+    import gc
+
+    import keras
+
+    keras.backend.clear_session()
+    gc.collect()  # compiled functions and their models hold each other

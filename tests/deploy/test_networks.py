@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from every_network import NETWORKS, spec_of
+from every_network import NETWORKS, forget, spec_of
 
 pytest.importorskip("tensorflow", reason="networks are converted through TensorFlow")
 
@@ -98,7 +98,7 @@ def check(small, spec, model, folder) -> None:
 def test_every_network_gives_the_detections_of_keras(arch, nlayers, removed, small, spec_text, tmp_path):
     spec = spec_of(spec_text(tmp_path, tmp_path), arch, nlayers)
     check(small, spec, trained(small, spec, removed), tmp_path)
-    keras.backend.clear_session()
+    forget()
 
 
 @pytest.mark.networks

@@ -6,7 +6,7 @@ All of them take minutes: `pytest -m networks tests/models/test_networks.py`; th
 import keras
 import numpy as np
 import pytest
-from every_network import NETWORKS
+from every_network import NETWORKS, forget
 
 from ssd.boxes.anchors import make_anchors
 from ssd.models.backbones import backbone
@@ -92,4 +92,4 @@ def test_every_network_learns_a_step_and_comes_back_from_a_file(network, arch, n
     # DSSD with the prediction module too: every part on every network.
     spec = network(arch=arch, nlayers=nlayers, dssd=dssd, pred_num_channels=256 if dssd else 0)
     learns_and_comes_back(spec, channels, tmp_path / "model.keras")
-    keras.backend.clear_session()
+    forget()

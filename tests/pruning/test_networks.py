@@ -6,7 +6,7 @@ All of them take half an hour: `pytest -m networks tests/pruning/test_networks.p
 import keras
 import numpy as np
 import pytest
-from every_network import NETWORKS, spec_of
+from every_network import NETWORKS, forget, spec_of
 
 from ssd.deploy.predictors import load_predictor
 from ssd.models.checkpoint import save_model
@@ -68,4 +68,4 @@ def test_every_network_is_pruned_used_retrained_and_pruned_again(arch, nlayers, 
     spec = spec_of(spec_text(tmp_path, tmp_path), arch, nlayers, dssd)
     keras.utils.set_random_seed(0)
     check(spec, build(spec, steps=1)[0].detector, removed, tmp_path / "pruned.keras")
-    keras.backend.clear_session()
+    forget()
