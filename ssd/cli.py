@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 
 from ssd import __version__, native_log
-from ssd.errors import SsdError
+from ssd.errors import Signalled, SsdError
 
 # Every verb's module in ssd.commands has `add_arguments(parser)` and `run(args)`.
 COMMANDS = {
@@ -27,10 +27,7 @@ BACKENDS = ("tensorflow", "jax")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb. Returns 0 when done, 2 on bad input, 1 when the run failed, 130 after Ctrl-C, 143 after SIGTERM.
-
-    A training run that SIGTERM stops between two steps returns 130: it has saved its state.
-    """
+    """Runs one verb. Returns 0 when done, 2 on bad input, 1 when the run failed, 130 after Ctrl-C, 143 on SIGTERM."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args, unknown = _parser(argv).parse_known_args(argv)
     if unknown:
@@ -40,12 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with _terminable():
             return _run(args)
-    except Terminated:
-        print("terminated", file=sys.stderr)
-        return 143
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        print("interrupted" if number == signal.SIGINT else "terminated", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:
         # The reader of our output went away (`ssd ... | head`); there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,16 +56,12 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(f"{type(error).__name__}: {reason}{hint}", 1, args)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM; ends a run as Ctrl-C does."""
-
-
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     """Lets SIGTERM unwind the blocks that it meets: a decrypted model or half a file must not stay behind."""
 
     def stop(number, frame):
-        raise Terminated
+        raise Signalled(number)
 
     if threading.current_thread() is not threading.main_thread():  # no other may have handlers
         yield
@@ -86,6 +77,7 @@ def _run(args: argparse.Namespace) -> int:
     from ssd import console
     from ssd.errors import InputError
 
+    _check_log_file(args)
     try:
         console.set_up(quiet=args.quiet, verbose=args.verbose, log_file=args.log_file)
     except OSError as error:
@@ -93,6 +85,20 @@ def _run(args: argparse.Namespace) -> int:
     _check_backend()
     command = importlib.import_module(f"ssd.commands.{args.command}")
     return command.run(args) or 0
+
+
+def _check_log_file(args: argparse.Namespace) -> None:
+    """A log is appended to: one that is named by mistake would damage a model or a spec."""
+    if not args.log_file:
+        return
+    from pathlib import Path
+
+    from ssd.errors import InputError
+    from ssd.files import overwritten
+
+    values = [value for name, value in vars(args).items() if name != "log_file" and isinstance(value, str) and value]
+    if taken := overwritten(Path(args.log_file).expanduser(), values):
+        raise InputError(f"--log_file {args.log_file}: is {taken}, which another flag names", hint="name another file")
 
 
 def _check_backend() -> None:

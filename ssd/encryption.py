@@ -114,7 +114,7 @@ def plain_file(path: str | os.PathLike, key: str | None, *, encrypts: bool = Fal
         if head and path.suffix.lower() in NVIDIA and _suffix(head) == ".onnx":
             raise _foreign(str(path))
         if head and key is not None and not encrypts:
-            console.warn(f"{path} is not encrypted: -k/--key is not needed")
+            console.warn(f"{path} is not encrypted: -k/--key is not needed (outputs named .tlt or .etlt are encrypted)")
         yield path
         return
     if key is None:

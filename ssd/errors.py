@@ -56,6 +56,14 @@ class Problems(InputError):
         return "\n".join(str(problem) for problem in self.problems)
 
 
+class Signalled(KeyboardInterrupt):
+    """A signal ends the run as Ctrl-C does. `number` says which one."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
 def raise_all(problems: list[InputError]) -> None:
     """Raises nothing, the one problem, or all of them together."""
     if len(problems) == 1:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ssd.errors import InputError
@@ -73,6 +73,14 @@ def sole_writer(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def overwritten(output: Path, inputs: Iterable[str | os.PathLike]) -> Path | None:
+    """The one of `inputs` that writing `output` would replace."""
+    if not output.exists():
+        return None
+    present = (Path(path).expanduser() for path in inputs)
+    return next((path for path in present if path.is_file() and path.samefile(output)), None)
 
 
 def results_folder(path: str | os.PathLike, flag: str = "-r/--results_dir") -> Path:

@@ -1,8 +1,10 @@
 """`status.json`: one JSON object a line, as TAO's tools wrote it, for programs that watch a run."""
 
+import contextlib
 import datetime
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -39,3 +41,14 @@ class StatusLog:
         }
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+@contextlib.contextmanager
+def noting_interruption(folder: str | os.PathLike, what: str) -> Iterator[None]:
+    """Writes `what` was interrupted into the `status.json` of `folder`, if there is such a folder by then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        folder = Path(folder).expanduser()
+        StatusLog(folder if folder.is_dir() else None).write("FAILURE", f"{what} was interrupted")
+        raise

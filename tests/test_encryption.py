@@ -304,7 +304,7 @@ def test_a_plain_file_is_used_as_it_is(tmp_path, temporary_files, warnings, name
     with plain_file(path, KEY) as plain:
         assert plain == path
         assert not os.listdir(temporary_files)
-    assert warnings == [f"{path} is not encrypted: -k/--key is not needed"]
+    assert warnings == [f"{path} is not encrypted: -k/--key is not needed (outputs named .tlt or .etlt are encrypted)"]
     with plain_file(path, KEY, encrypts=True):
         assert len(warnings) == 1
     assert path.read_bytes() == ZIP

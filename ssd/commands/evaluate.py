@@ -9,6 +9,7 @@ from pathlib import Path
 from ssd.commands.flags import PROVIDERS, add_key, batch_size_fault, model_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
+from ssd.status import noting_interruption
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
+    folder = Path(args.results_dir or Path(args.model_path).parent / "evaluate").expanduser()
+    with noting_interruption(folder, "Evaluation"):
+        _run(args, folder)
+
+
+def _run(args: argparse.Namespace, folder: Path) -> None:
     from ssd.data.pipeline import evaluation_loader
     from ssd.deploy.predictors import load_predictor
     from ssd.encryption import plain_file
@@ -55,14 +62,11 @@ def run(args: argparse.Namespace) -> None:
         predictor = load_predictor(path, given, verb=verb, provider=args.provider)
     spec = _with_folders(predictor.spec, args)
     loader = evaluation_loader(spec, batch_size=args.batch_size or spec.evaluation.batch_size)
-    folder = results_folder(args.results_dir or Path(args.model_path).expanduser().parent / "evaluate")
+    results_folder(folder)
     status = StatusLog(folder)
     status.write("STARTED", f"Starting {'DSSD' if spec.network.dssd else 'SSD'} evaluation.")
     try:
         mean = _evaluate(args, spec, predictor, loader, folder)
-    except KeyboardInterrupt:
-        status.write("FAILURE", "Evaluation was interrupted")
-        raise
     except Exception as error:
         status.write("FAILURE", str(error))
         raise

@@ -9,6 +9,7 @@ from ssd.commands import export_flags
 from ssd.commands.export_flags import add_arguments, engine_batches, static_batch
 from ssd.console import say, warn
 from ssd.errors import InputError
+from ssd.status import noting_interruption
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,6 +25,11 @@ UNUSED = {
 
 def run(args: argparse.Namespace) -> None:
     output = export_flags.check(args)
+    with noting_interruption(args.results_dir or output.parent, "Export"):
+        _export(args, output)
+
+
+def _export(args: argparse.Namespace, output: Path) -> None:
     _check_inputs(args, output)
     from ssd.deploy import export_graph, proof
     from ssd.encryption import plain_file
@@ -38,7 +44,10 @@ def run(args: argparse.Namespace) -> None:
     source = export_graph.prepare(artifact, spec)
     pixels = args.embed_preprocess
     plain = export_graph.float_graph(source, opset=args.target_opset, batch=static_batch(args), pixels=pixels)
-    exported, ranges = _precise(args, plain, source)
+    free = plain
+    if static_batch(args) and args.data_type == "int8":  # ranges come from batches of other sizes
+        free = export_graph.float_graph(source, opset=args.target_opset, batch=None, pixels=pixels)
+    exported, ranges = _precise(args, plain, free, source)
 
     def graph(proto, nms, data_type):
         return export_graph.finished(proto, source, nms=nms, data_type=data_type, pixels=pixels)
@@ -54,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     if rows:
         say(proof.text(rows))
     if rows and args.max_map_drop is not None:
-        proof.judge(rows, args.max_map_drop, ranges, plain, spec, pixels=pixels, kept=args.keep_fp)
+        proof.judge(rows, args.max_map_drop, ranges, free, spec, pixels=pixels, kept=args.keep_fp)
     _write(args, output, graph(exported, args.nms, args.data_type), source, ranges, rows)
 
 
@@ -93,6 +102,8 @@ def _check_model(args: argparse.Namespace, output: Path, model, spec) -> None:
         from ssd.deploy.deepstream import check_folder
 
         check_folder(output.parent, spec.classes)
+    if args.force_ptq and not is_quantized(model):
+        warn("--force_ptq has no effect: the model has no ranges of its own")
     if args.data_type != "int8":
         if args.cal_json_file and not is_quantized(model):
             raise InputError(
@@ -128,8 +139,12 @@ def _calibration(args: argparse.Namespace):
     )
 
 
-def _precise(args, plain, source):
-    """The graph in the precision that was asked for, and the ranges of one in INT8."""
+def _precise(args, plain, free, source):
+    """The graph in the precision that was asked for, and the ranges of one in INT8.
+
+    Args:
+        free: as `plain`, for any number of images.
+    """
     if args.data_type == "fp16":
         from ssd.deploy.onnx_half import to_half
 
@@ -139,7 +154,7 @@ def _precise(args, plain, source):
     from ssd.deploy.ranges import find_ranges
     from ssd.quantization.qdq import insert_qdq
 
-    ranges = find_ranges(source, plain, _calibration(args), pixels=args.embed_preprocess)
+    ranges = find_ranges(source, free, _calibration(args), pixels=args.embed_preprocess)
     return insert_qdq(plain, ranges, args.keep_fp), ranges
 
 
@@ -181,9 +196,6 @@ def _write(args, output: Path, proto, source, ranges, rows) -> None:
             "engine": engine,
         }
         write_text(folder / "export.json", json.dumps(facts, indent=2) + "\n")
-    except KeyboardInterrupt:
-        status.write("FAILURE", "Export was interrupted")
-        raise
     except Exception as error:
         status.write("FAILURE", str(error))
         raise

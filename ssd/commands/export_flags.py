@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ssd.commands.flags import add_key, model_fault
+from ssd.commands.flags import add_key, folder_fault, model_fault
 from ssd.console import warn
 from ssd.errors import InputError, raise_all
 
@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> Path:
     """Refuses flags that cannot be meant, all at once; returns the graph's path."""
     output = Path(args.output_file or Path(args.model).with_suffix(".onnx")).expanduser()
-    problems = [fault] if (fault := model_fault(args.model)) else []
+    problems = [fault] if (fault := model_fault(args.model, "-m/--model")) else []
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         problems.append(InputError("export converts through TensorFlow: unset KERAS_BACKEND, every model opens there"))
     problems += _value_faults(args)
@@ -169,12 +169,11 @@ def _file_faults(args: argparse.Namespace, output: Path) -> list[InputError]:
     folders = {**{flag: path.parent for flag, path in files.items()}, "-r/--results_dir": report}
     if args.triton:
         folders["--triton"] = Path(args.triton).expanduser()
-    for flag, folder in folders.items():
-        there = next(each for each in (folder, *folder.parents) if each.exists())
-        if not there.is_dir():
-            problems.append(InputError(f"{flag}: {there} is a file, a folder is needed"))
+    problems += [fault for each in folders.items() if (fault := folder_fault(*each))]
     if args.engine_file:
         files["the JSON file of --engine_file"] = Path(f"{files['--engine_file']}.json")
+    if args.cal_cache_file:
+        files["the JSON file of --cal_cache_file"] = Path(f"{files['--cal_cache_file']}.json")
     taken: dict[Path, str] = {Path(args.model).expanduser().resolve(): "-m/--model"}
     for flag, path in {"the report of the export": report / "export.json", **files}.items():
         other = taken.setdefault(path.resolve(), flag)

@@ -8,6 +8,8 @@ from pathlib import Path
 from ssd.commands.flags import PROVIDERS, add_key, batch_size_fault, model_fault
 from ssd.console import say, warn
 from ssd.errors import DataError, InputError, raise_all
+from ssd.files import overwritten
+from ssd.status import noting_interruption
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     threshold = _check(args)
+    folder = Path(args.results_dir or Path(args.model_path).parent / "inference").expanduser()
+    with noting_interruption(folder, "Inference"):
+        _run(args, folder, threshold)
+
+
+def _run(args: argparse.Namespace, folder: Path, threshold: float) -> None:
     from ssd.inference.images import find_images, output_names
 
-    folder = Path(args.results_dir or Path(args.model_path).parent / "inference").expanduser()
     paths = find_images(args.image_dir)
     outputs = output_names(paths, folder)
+    if args.json:
+        named = [args.model_path, *([args.experiment_spec] if args.experiment_spec else []), *paths]
+        if taken := overwritten(Path(args.json).expanduser(), named):
+            raise InputError(f"--json {args.json}: would replace {taken}, which is read", hint="name another file")
 
     from ssd.data.pipeline import image_loader
     from ssd.deploy.predictors import load_predictor
@@ -85,9 +96,6 @@ def run(args: argparse.Namespace) -> None:
         done = infer(stopwatch, itertools.chain([first], batches), writer, len(paths))
         if args.json:
             write_text(Path(args.json).expanduser(), writer.json_text())
-    except KeyboardInterrupt:
-        status.write("FAILURE", "Inference was interrupted")
-        raise
     except Exception as error:
         status.write("FAILURE", str(error))
         raise

@@ -7,9 +7,10 @@ import math
 import tempfile
 from pathlib import Path
 
-from ssd.commands.flags import add_key, model_fault
+from ssd.commands.flags import add_key, folder_fault, model_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
+from ssd.status import noting_interruption
 
 # As in ssd.pruning.importance, which is too slow to import for a help text.
 NORMALIZERS = ("max", "L2")
@@ -71,6 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
+    if args.dry_run:
+        _prune(args)
+        return
+    with noting_interruption(args.results_dir or Path(args.output_file).parent, "Pruning"):
+        _prune(args)
+
+
+def _prune(args: argparse.Namespace) -> None:
     from ssd.encryption import encrypt_file, plain_file
     from ssd.models.checkpoint import load_model, save_model
     from ssd.models.latency import latencies
@@ -149,9 +158,6 @@ def _write(args: argparse.Namespace, report, facts: dict, save) -> None:
         content = {**reports.as_json(report), **facts, "file_bytes": sizes}
         write_text(folder / "pruning.json", json.dumps(content, indent=2) + "\n")
         reports.draw(report, folder / "pruning.png")
-    except KeyboardInterrupt:
-        status.write("FAILURE", "Pruning was interrupted")
-        raise
     except Exception as error:
         status.write("FAILURE", str(error))
         raise
@@ -166,13 +172,11 @@ def _write(args: argparse.Namespace, report, facts: dict, save) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    problems = [fault] if (fault := model_fault(args.model)) else []
+    problems = [fault] if (fault := model_fault(args.model, "-m/--model")) else []
     if args.output_file is None and not args.dry_run:
         problems.append(InputError("-o/--output_file is missing: the pruned model to write", hint="or --dry_run"))
     elif args.output_file is not None:
         problems += _output_faults(args)
-    if args.results_dir and Path(args.results_dir).expanduser().is_file():
-        problems.append(InputError(f"-r/--results_dir {args.results_dir}: this is a file, a folder is needed"))
     if args.pruning_threshold is not None:
         if args.target_ratio is not None:
             problems.append(
@@ -198,17 +202,17 @@ def _output_faults(args: argparse.Namespace) -> list[InputError]:
         return [InputError(f"{named}: a .tlt is encrypted", hint="-k KEY, or a .keras")]
     if path.suffix not in (".keras", ".tlt"):
         return [
-            InputError(f"{named}: a pruned model is a .keras file", hint=f"for example {path.with_suffix('.keras')}")
+            InputError(f"{named}: a pruned model is a .keras file", hint=f"for example {path.stem or 'pruned'}.keras")
         ]
     if path.is_dir():
         return [InputError(f"{named}: is a folder; the name of a file is needed")]
     model = Path(args.model).expanduser()
     if path.exists() and model.exists() and path.samefile(model):
         return [InputError(f"{named}: would replace the model that is pruned", hint="name another file")]
-    present = next(folder for folder in path.absolute().parents if folder.exists())
-    if not present.is_dir():
-        return [InputError(f"{named}: {present} is no folder")]
-    return []
+    folders = {named: path.parent}
+    if args.results_dir:
+        folders["-r/--results_dir"] = Path(args.results_dir).expanduser()
+    return [fault for each in folders.items() if (fault := folder_fault(*each))]
 
 
 def _excluded(model, patterns: list[str]) -> list[str]:

@@ -47,7 +47,8 @@ def image_batches(paths: list[Path], augmentation: Augmentation, batch_size: int
     loader = image_loader([str(path) for path in paths], augmentation, batch_size=batch_size)
     for images, _, _ in loader:
         yield np.asarray(images)
-    raise_all([DataError(text) for text in loader.problems])
+    hint = "move it elsewhere, or name another folder: ranges are only as good as the pictures"
+    raise_all([DataError(text, hint=hint) for text in loader.problems])
 
 
 def write_tensors(path: str | Path, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

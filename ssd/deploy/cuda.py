@@ -33,7 +33,7 @@ def memory():
     if importlib.util.find_spec("cuda") is not None:
         return _CudaPython()
     raise InputError(
-        "engines need pycuda or cuda-python for the GPU's memory", hint="pip install 'ssd[tensorrt]' brings cuda-python"
+        "engines run on a GPU, and need pycuda or cuda-python for its memory", hint="pip install cuda-python, or pycuda"
     )
 
 

@@ -33,9 +33,6 @@ class Metadata:
 
 def describe(model: keras.Model, spec, anchors: np.ndarray, *, data_type: str, nms: str, pixels: bool) -> Metadata:
     """The metadata of an export of `model`, a float network, with `spec`."""
-    weights = hashlib.sha256()
-    for weight in model.get_weights():
-        weights.update(np.ascontiguousarray(weight).tobytes())
     return Metadata(
         spec=spec.text,
         classes=spec.classes,
@@ -46,9 +43,17 @@ def describe(model: keras.Model, spec, anchors: np.ndarray, *, data_type: str, n
         pixels=pixels,
         spec_sha256=hashlib.sha256(spec.text.encode()).hexdigest(),
         anchors_sha256=hashlib.sha256(np.ascontiguousarray(anchors).tobytes()).hexdigest(),
-        network_sha256=weights.hexdigest(),
+        network_sha256=network_hash(model),
         versions={"ssd": ssd.__version__, "keras": keras.__version__, "onnx": onnx.__version__},
     )
+
+
+def network_hash(model: keras.Model) -> str:
+    """SHA-256 of a network's weights."""
+    weights = hashlib.sha256()
+    for weight in model.get_weights():
+        weights.update(np.ascontiguousarray(weight).tobytes())
+    return weights.hexdigest()
 
 
 def write(proto: onnx.ModelProto, metadata: Metadata) -> None:

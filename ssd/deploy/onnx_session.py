@@ -74,6 +74,8 @@ def _properties(path: Path) -> dict[str, str]:
     from google.protobuf.message import DecodeError
 
     try:
+        if path.stat().st_size == 0:
+            raise ModelError("empty", where=str(path))
         proto = onnx.load(os.fspath(path), load_external_data=False)
     except FileNotFoundError as error:
         raise ModelError("no such model file", where=str(path)) from error

@@ -1,5 +1,6 @@
 """Where the INT8 ranges of an export come from: training, a calibration cache, or pictures."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from ssd.console import say
 from ssd.data.calibration import choose_images, image_batches, read_tensors, write_tensors
 from ssd.deploy.export_graph import Source
 from ssd.deploy.graph_predictor import graph_input
+from ssd.deploy.onnx_metadata import network_hash
 from ssd.errors import InputError
+from ssd.files import write_text
 from ssd.quantization.calibration import calibrate
 from ssd.quantization.calibration_cache import read_cache, write_cache
 from ssd.quantization.qdq import quantized_edges, spread
@@ -72,10 +75,11 @@ def find_ranges(source: Source, graph: onnx.ModelProto, how: Calibration, *, pix
 
     Raises:
         InputError, Problems: no ranges and nothing to find them with, too few images, images that cannot be read, a
-            cache or tensor file that is none.
+            cache or tensor file that is none, a cache that was written for other weights.
     """
     kind = origin(source.quantization is not None, how)
     if kind == "cache":
+        _check_origin(how.cache, source)
         _, convolutions = quantized_edges(graph, how.keep_float)
         table = Quantization(read_cache(how.cache), tuple(convolutions))
         say(f"ranges of {len(table.amax)} tensors from {how.cache}")
@@ -89,9 +93,30 @@ def find_ranges(source: Source, graph: onnx.ModelProto, how: Calibration, *, pix
         table = calibrate(graph, inputs, how.method, keep_float=how.keep_float, total=how.batches, where=images)
         say(f"ranges of {len(table.amax)} tensors from {images} ({how.method})")
     if how.cache is not None:
-        say(f"calibration cache: {how.cache}{', replaced' if how.cache.exists() else ''}")
+        replaced = how.cache.exists()
         write_cache(how.cache, spread(graph, table.amax))
+        write_text(origin_file(how.cache), json.dumps({"network_sha256": network_hash(source.network)}) + "\n")
+        say(f"calibration cache: {how.cache}{', replaced' if replaced else ''}")
     return table
+
+
+def origin_file(cache: Path) -> Path:
+    """The JSON file beside a cache of ours that says which weights it was written for; TensorRT's format cannot."""
+    return cache.with_name(f"{cache.name}.json")
+
+
+def _check_origin(cache: Path, source: Source) -> None:
+    """Ranges of a network that was trained further do not fit, and nothing but the mAP would tell."""
+    try:
+        written_for = json.loads(origin_file(cache).read_text(encoding="utf-8"))["network_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):  # TAO's and TensorRT's caches come without
+        return
+    if written_for != network_hash(source.network):
+        raise InputError(
+            "this calibration cache was written for another model, or for this one before it was trained further",
+            where=str(cache),
+            hint="delete it, and it is written anew from --cal_image_dir; or name another file",
+        )
 
 
 def _images(source: Source, how: Calibration, kind: str) -> Iterator[np.ndarray]:

@@ -29,7 +29,7 @@ class Stopwatch:
             return "predicting: no image"
         batches = f"batches of {size} take" if size > 1 else "an image takes"
         if not warm:
-            return f"predicting: {batches} {seconds[0] * 1000:.1f} ms, the first time, with compilation"
+            return f"predicting: {batches} {seconds[0] * 1000:.1f} ms, the first time, with preparations"
         rate = size * len(seconds) / seconds.sum()
         half, most, nearly = np.percentile(seconds, (50, 95, 99)) * 1000
         times = f"{half:.1f} ms (50 %), {most:.1f} ms (95 %), {nearly:.1f} ms (99 %)"

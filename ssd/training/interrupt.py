@@ -1,14 +1,15 @@
-"""Ctrl-C and SIGTERM at a moment of our choosing: between two steps."""
+"""Ctrl-C, SIGTERM and a terminal that closes, at a moment of our choosing: between two steps."""
 
 import signal
 import threading
 
 from ssd.console import warn
+from ssd.errors import Signalled
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stopped(KeyboardInterrupt):
+class Stopped(Signalled):
     """Raised where the state of the run is whole and can be saved."""
 
 
@@ -16,13 +17,16 @@ class Interrupt:
     """While entered, the first signal is only noted, for `check` to raise; a second one interrupts at once."""
 
     def __init__(self):
-        self.requested = False
+        self._number: int | None = None  # of the first signal
         self._before: dict = {}
 
     def __enter__(self) -> "Interrupt":
         # Python delivers signals to the main thread only; elsewhere (a notebook's worker) the default stays.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            # A SIGHUP that is ignored stays so: that is what `nohup` does.
+            ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            heard = [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_) -> None:
@@ -31,11 +35,16 @@ class Interrupt:
 
     def _note(self, number, frame) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            raise Signalled(number)
+        self._number = number
         warn("interrupted: saving after this step (once more to stop at once)")
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self._number is not None
 
     def check(self) -> None:
         """Raises Stopped if a signal came."""
-        if self.requested:
-            raise Stopped
+        if self._number is not None:
+            raise Stopped(self._number)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ssd.console import say, warn
 from ssd.encryption import plain_file
-from ssd.errors import InputError
+from ssd.errors import InputError, ModelError
 from ssd.models.checkpoint import Artifact, load_model, read_state
 from ssd.models.formats.keras_archive import input_convention
 from ssd.models.formats.recognise import HDF5, recognise
@@ -111,6 +111,9 @@ def _initial(spec: Experiment, path: str, weights_input: str | None, initial_epo
         path = str(fetch(spec.network))
     with plain_file(path, key) as plain:
         file = read_weights(plain, spec.network)
+    if len(file.classes) == len(spec.classes) and file.classes != spec.classes:
+        there, here = (", ".join(names) for names in (file.classes, spec.classes))
+        warn(f"{path} is for {there}, the spec for {here}: each class begins with the scores of the one in its place")
     if weights_input:
         file = dataclasses.replace(file, convention=CONVENTIONS[weights_input], assumed="")
     if initial_epoch > 1:
@@ -122,7 +125,11 @@ def _initial(spec: Experiment, path: str, weights_input: str | None, initial_epo
 
 def _resumed_from(spec: Experiment, path: str, plain: Path, checkpoints: Checkpoints, initial_epoch: int) -> Start:
     artifact = load_model(plain, verb=None)
-    progress = Progress.from_json(artifact.state)
+    try:
+        progress = Progress.from_json(artifact.state)
+    except ModelError as error:
+        hint = "leave out --initial_epoch (resume_model_path) to begin a run with its weights"
+        raise ModelError(error.message, where=path, hint=hint) from error
     if initial_epoch not in (1, progress.epoch + 1):
         raise InputError(
             f"{path} is the state after epoch {progress.epoch}", hint=f"use --initial_epoch {progress.epoch + 1}"

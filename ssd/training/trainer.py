@@ -49,7 +49,7 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
     Raises:
         InputError and its kinds: the spec, the data or a file cannot be used; nothing was written.
         RunError: the loss is not finite, the disk is full, memory is short; the last whole checkpoint is kept.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; `Stopped`, its kind, where the state was saved.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP; `Stopped`, its kind, where the state was saved.
     """
     distribution.hide_other_gpus(request.gpu_index)
     device = distribution.choose_device(request.gpu_index)

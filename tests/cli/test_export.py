@@ -80,6 +80,15 @@ def test_int8_by_pictures_then_by_the_cache_and_the_tensor_file(model_file, kitt
     for a, b in zip(one.graph.initializer, other.graph.initializer, strict=True):
         assert a.name == b.name
         np.testing.assert_allclose(onnx.numpy_helper.to_array(a), onnx.numpy_helper.to_array(b), rtol=1e-6)
+    # Not of other weights, though: of the same network, trained further.
+    artifact = load_model(model_file)
+    bias = artifact.model.get_layer("ssd_conf_0").bias
+    bias.assign(bias + 1)
+    further = tmp_path / "further.keras"
+    save_model(further, artifact.model, artifact.spec_text)
+    assert export("-m", further, "-o", third, *more) == 2
+    assert f"{cache}: this calibration cache was written for another model, or for this one" in capsys.readouterr().err
+    assert not third.exists()
     # And so does the tensor file without pictures.
     assert export("-m", model_file, "-o", third, *flags, "--cal_data_file", tensors, "--skip_proof") == 0
     said = capsys.readouterr()
@@ -127,6 +136,14 @@ def test_a_quantization_aware_model_brings_its_ranges(qat_file, tmp_path, capsys
     assert "ssd_conf_0/kernel_codes" not in kernels
     proof = json.loads((tmp_path / "export.json").read_text())["proof"]
     assert proof[0]["mAP"] == pytest.approx(proof[-1]["mAP"], abs=0.02)
+
+
+def test_ranges_for_a_static_batch_come_from_batches_of_any_size(model_file, kitti_folder, tmp_path, capsys):
+    flags = ["--data_type", "int8", "--batches", 2, "--batch_size", 4, "--cal_image_dir", kitti_folder / "images"]
+    graph = tmp_path / "static.onnx"
+    assert export("-m", model_file, "-o", graph, *flags, "--static_batch_size", 3, "--force_ptq") == 0
+    assert "--force_ptq has no effect: the model has no ranges of its own" in capsys.readouterr().err
+    assert onnx.load(graph).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
 
 
 def test_half_precision_preprocessing_and_a_static_batch(model_file, keras_metrics, tmp_path):

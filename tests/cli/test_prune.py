@@ -181,10 +181,11 @@ BAD = {
     "the model itself": (["-o", "good.keras"], "would replace the model that is pruned"),
     "the encrypted model itself": (
         ["-m", "good.tlt", "-o", "good.tlt", "-k", "KEY"], "would replace the model that is pruned"),
-    "an encrypted output in a file": (["-o", "file/out.tlt", "-k", "KEY"], "file is no folder"),
+    "an encrypted output in a file": (["-o", "file/out.tlt", "-k", "KEY"], "file is a file, a folder is needed"),
     "an encrypted output that is a folder": (["-o", "folder.tlt", "-k", "KEY"], "is a folder; the name of a file is"),
-    "an output in a file": (["-o", "file/out.keras"], "file is no folder"),
-    "results in a file": (["-r", "file"], "this is a file, a folder is needed"),
+    "an output in a file": (["-o", "file/out.keras"], "file is a file, a folder is needed"),
+    "an output without a name": (["-o", ""], "for example pruned.keras"),
+    "results in a file": (["-r", "file"], "file is a file, a folder is needed"),
     "a spec that is not there": (["-e", "none.txt"], "none.txt"),
 }  # fmt: skip
 
@@ -206,9 +207,26 @@ def test_bad_inputs_end_in_a_clear_line_and_write_nothing(case, odd_files, monke
     assert sorted((path.name, path.stat().st_size) for path in odd_files.iterdir()) == before
 
 
+def test_an_interrupt_is_reported(model_file, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssd.models.latency.latencies", interrupted)
+    assert prune("-m", model_file, "-o", tmp_path / "p.keras") == 130
+    last = json.loads((tmp_path / "status.json").read_text().splitlines()[-1])
+    assert (last["status"], last["message"]) == ("FAILURE", "Pruning was interrupted")
+
+
 def test_an_output_or_a_dry_run_is_needed(model_file, capsys):
     assert prune("-m", model_file) == 2
     assert "-o/--output_file is missing" in capsys.readouterr().err
+
+
+def test_retraining_for_classes_of_other_names_warns(pruned_file, spec_file, tmp_path, capsys):
+    spec = spec_file.parent / "renamed.txt"
+    spec.write_text(spec_file.read_text().replace('key: "star" value: "star"', 'key: "star" value: "comet"'))
+    assert main(["train", "-e", str(spec), "-m", str(pruned_file), "-r", str(tmp_path / "r"), "--dry_run"]) == 0
+    assert "is for disc, square, star, the spec for " in capsys.readouterr().err
 
 
 def test_retraining_for_other_classes_is_refused(pruned_file, spec_file, tmp_path, unchanged, capsys):

@@ -41,7 +41,7 @@ def test_the_first_batch_is_left_out(timed):
 @pytest.mark.parametrize("batches", [((8, 4.0), (3, 0.1)), ((3, 0.1), (8, 4.0)), ((8, 4.0),)])
 def test_one_batch_is_said_to_have_compiled_and_a_rest_is_not_the_usual_size(batches, timed):
     watch = timed(*batches)
-    assert watch.line() == "predicting: batches of 8 take 4000.0 ms, the first time, with compilation"
+    assert watch.line() == "predicting: batches of 8 take 4000.0 ms, the first time, with preparations"
     assert watch.facts()["with_compilation"] is True and watch.facts()["batch_size"] == 8
 
 

@@ -33,6 +33,7 @@ def read(path: str | os.PathLike, network: Network) -> WeightFile:
         prunable=True,
         same_modules=spec.network.pred_num_channels == network.pred_num_channels,
         pruning=tuple(artifact.state.get("pruning", ())),
+        classes=spec.classes,
     )
 
 

@@ -48,6 +48,7 @@ class WeightFile:
         prunable: kernels with fewer filters than the network's table says are those of a pruned network.
         same_modules: whether the file is of the spec's `pred_num_channels`; None where it does not say.
         pruning: what `ssd prune` noted in it, a record each time.
+        classes: that its heads tell apart, in their order, where it says.
         assumed: whose convention it is, where neither the file nor a user says it: "as torchvision's are".
     """
 
@@ -60,4 +61,5 @@ class WeightFile:
     prunable: bool = False
     same_modules: bool | None = None
     pruning: tuple[dict, ...] = ()
+    classes: tuple[str, ...] = ()
     assumed: str = ""
