@@ -286,7 +286,7 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
     path.write_bytes(b"PK\x03\x04 something else")
     refused(path, "damaged: not a whole ONNX graph")
     path.write_bytes(b"")
-    refused(path, "without this toolkit's metadata")
+    refused(path, "empty")
     refused(tmp_path, "damaged")
 
 
