@@ -58,7 +58,10 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Lets SIGTERM unwind the blocks that it meets: a decrypted model or half a file must not stay behind."""
+    """Lets SIGTERM and SIGHUP unwind the blocks that they meet: no decrypted model or half a file may stay behind.
+
+    One that is ignored stays so: that is how `nohup` keeps SIGHUP away.
+    """
 
     def stop(number, frame):
         raise Signalled(number)
@@ -66,11 +69,13 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # no other may have handlers
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(args: argparse.Namespace) -> int:

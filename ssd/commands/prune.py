@@ -10,6 +10,7 @@ from pathlib import Path
 from ssd.commands.flags import add_key, folder_fault, model_fault
 from ssd.console import say, warn
 from ssd.errors import InputError, raise_all
+from ssd.files import overwritten
 from ssd.status import noting_interruption
 
 # As in ssd.pruning.importance, which is too slow to import for a help text.
@@ -177,6 +178,8 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(InputError("-o/--output_file is missing: the pruned model to write", hint="or --dry_run"))
     elif args.output_file is not None:
         problems += _output_faults(args)
+    if args.results_dir and (fault := folder_fault("-r/--results_dir", Path(args.results_dir).expanduser())):
+        problems.append(fault)
     if args.pruning_threshold is not None:
         if args.target_ratio is not None:
             problems.append(
@@ -206,13 +209,9 @@ def _output_faults(args: argparse.Namespace) -> list[InputError]:
         ]
     if path.is_dir():
         return [InputError(f"{named}: is a folder; the name of a file is needed")]
-    model = Path(args.model).expanduser()
-    if path.exists() and model.exists() and path.samefile(model):
+    if overwritten(path, [args.model]):
         return [InputError(f"{named}: would replace the model that is pruned", hint="name another file")]
-    folders = {named: path.parent}
-    if args.results_dir:
-        folders["-r/--results_dir"] = Path(args.results_dir).expanduser()
-    return [fault for each in folders.items() if (fault := folder_fault(*each))]
+    return [fault] if (fault := folder_fault(named, path.parent)) else []
 
 
 def _excluded(model, patterns: list[str]) -> list[str]:

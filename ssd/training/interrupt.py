@@ -23,9 +23,10 @@ class Interrupt:
     def __enter__(self) -> "Interrupt":
         # Python delivers signals to the main thread only; elsewhere (a notebook's worker) the default stays.
         if threading.current_thread() is threading.main_thread():
-            # A SIGHUP that is ignored stays so: that is what `nohup` does.
-            ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-            heard = [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
+            # A SIGHUP that is ignored stays so: that is what `nohup` does. Shells ignore Ctrl-C for what runs in the
+            # background, and a signal that is sent to it by name is meant.
+            hung_up = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            heard = [number for number in SIGNALS if not (number == signal.SIGHUP and hung_up)]
             self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 

@@ -217,6 +217,14 @@ def test_an_interrupt_is_reported(model_file, tmp_path, monkeypatch):
     assert (last["status"], last["message"]) == ("FAILURE", "Pruning was interrupted")
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(model_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ssd.commands.flags.os.access", lambda path, mode: path != tmp_path)
+    assert prune("-m", model_file, "-o", tmp_path / "deeper/p.keras") == 2
+    out, err = capsys.readouterr()
+    assert f"-o/--output_file {tmp_path}/deeper/p.keras: cannot write in {tmp_path}: Permission denied" in err
+    assert not out and not list(tmp_path.iterdir())
+
+
 def test_an_output_or_a_dry_run_is_needed(model_file, capsys):
     assert prune("-m", model_file) == 2
     assert "-o/--output_file is missing" in capsys.readouterr().err
