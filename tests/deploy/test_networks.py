@@ -44,9 +44,9 @@ def source_of(model, spec) -> export_graph.Source:
     return export_graph.prepare(Artifact(model, spec, spec.text, {}, {}), spec)
 
 
-def graph_of(source, nms: str = "none", data_type: str = "fp32", plain=None):
-    plain = plain or export_graph.float_graph(source, opset=17, batch=None, pixels=False)
-    return export_graph.finished(plain, source, nms=nms, data_type=data_type, pixels=False)
+def graph_of(source, nms: str = "none"):
+    plain = export_graph.float_graph(source, opset=17, batch=None, pixels=False)
+    return export_graph.finished(plain, source, nms=nms, data_type="fp32", pixels=False)
 
 
 def convolutions(network) -> list:
