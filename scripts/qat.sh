@@ -4,7 +4,7 @@
 #   sh scripts/qat.sh
 #   MODEL=runs/l1/weights/ssd_resnet18_best.keras SPEC=specs/bccd_resnet18_qat.txt OUT=runs/int8 sh scripts/qat.sh
 #
-# What is done is not repeated; rm -r demo/qat starts the demo's anew.
+# TRAIN_FLAGS=--use_amp, for example, goes to the trainings. What is done is not repeated; rm -r demo/qat starts the demo's anew.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/steps.sh
@@ -23,7 +23,8 @@ fi
 step "$out/.minmax" python scripts/quantize_minmax.py -m "$MODEL" -e "$spec" -o "$out/minmax.keras" --images 64
 
 # 3. A few epochs with rounding in the forward pass. Ranges and batch statistics settle on the way.
-step "$out/.trained" resumable "$out/trained" ssd train -e "$spec" -r "$out/trained" -m "$MODEL"
+# shellcheck disable=SC2086
+step "$out/.trained" resumable "$out/trained" ssd train -e "$spec" ${TRAIN_FLAGS:-} -r "$out/trained" -m "$MODEL"
 
 # 4. Float, rounded without training, rounded with training.
 best=$(ls "$out"/trained/weights/*_best.keras)
