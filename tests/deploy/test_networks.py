@@ -37,7 +37,7 @@ def trained(small, spec, removed: float) -> keras.Model:
     if removed:
         pruner = Pruner(model, Rules())
         model = pruner.prune(pruner.threshold_for(1 - removed))
-    return small.trained(model)
+    return small.trained(model, calm=True)
 
 
 def source_of(model, spec) -> export_graph.Source:
