@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ssd import native_log
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -25,6 +27,7 @@ def main() -> int:
     parser.add_argument("-r", "--results_dir", required=True, type=Path)
     parser.add_argument("-e", "--experiment_spec", help="for all models, instead of their own")
     args = parser.parse_args()
+    native_log.keep_from_terminal()
     named = dict(pair.partition("=")[::2] for pair in args.models)
     if missing := [path for path in named.values() if not Path(path).is_file()]:
         parser.error(f"no such model: {', '.join(missing)}")

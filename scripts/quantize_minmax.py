@@ -12,8 +12,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import keras
 import numpy as np
+
+from ssd import native_log
 
 
 def main() -> int:
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("-o", "--output_file", required=True, type=Path)
     parser.add_argument("--images", type=int, default=64)
     args = parser.parse_args()
+    native_log.keep_from_terminal()
 
     from ssd.models.checkpoint import load_model, save_model
     from ssd.quantization.rewrite import quantize
@@ -50,8 +52,10 @@ def pictures(spec, count: int):
             return
 
 
-def observe(model: keras.Model, batches) -> None:
+def observe(model, batches) -> None:
     """Sets every range to the largest absolute value that its tensor has over `batches` in the float network."""
+    import keras
+
     from ssd.quantization.fake_quant import FakeQuant
     from ssd.quantization.rewrite import strip
 
@@ -61,7 +65,7 @@ def observe(model: keras.Model, batches) -> None:
     watched = keras.Model(plain.inputs, [plain.get_layer(name).output for name in makers])
     largest = np.zeros(len(ranges))
     for images in batches:
-        largest = np.maximum(largest, [np.abs(np.asarray(x)).max() for x in watched(images, training=False)])
+        largest = np.maximum(largest, [np.abs(np.asarray(x)).max() for x in watched([images], training=False)])
     for layer, amax in zip(ranges, largest, strict=True):
         layer.amax.assign(amax)
 
