@@ -114,17 +114,35 @@ def show(rows: list[dict]) -> None:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """mAP over multiply-adds, one point a model."""
+    """mAP over multiply-adds and over latency, a point a model; at the lower edge those that find nothing."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    for row in (row for row in rows if row["macs"] and row["mAP"] is not None):
-        axes.scatter(row["macs"] / 1e9, row["mAP"], s=60, color="#1f4e79")
-        axes.annotate(row["name"], (row["macs"] / 1e9, row["mAP"]), xytext=(6, 4), textcoords="offset points")
-    axes.set(xlabel="G multiply-adds an image", ylabel="mAP", xlim=(0, None))
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=(10, 4.5), dpi=110, layout="constrained")
+    means = [row["mAP"] for row in rows if row["mAP"] is not None]
+    usable = [mean for mean in means if mean > max(means) / 2] or means or [0.0]
+    room = max(max(usable) - min(usable), 0.01)
+    floor = min(usable) - room
+    sides = zip(figure.subplots(1, 2, sharey=True), (("macs", 1e9), ("latency_ms", 1)), strict=True)
+    for axes, (key, unit) in sides:
+        drawn = sorted((row for row in rows if row[key] and row["mAP"] is not None), key=lambda row: row[key])
+        for number, row in enumerate(row for row in drawn if row["mAP"] >= floor):
+            where = row[key] / unit, row["mAP"]
+            axes.scatter(*where, s=60, color="#1f4e79")
+            label(axes, row["name"], where, (10, -18)[number % 2])
+        for number, row in enumerate(row for row in drawn if row["mAP"] < floor):
+            axes.scatter(row[key] / unit, floor, s=60, color="#1f4e79", marker="v", clip_on=False)
+            label(axes, f"{row['name']} ({row['mAP']:.3f})", (row[key] / unit, floor), 12 + 14 * number)
+        axes.set(xlim=(0, 1.15 * max((row[key] / unit for row in drawn), default=1)))
+        axes.set(ylim=(floor, max(usable) + room))
+        axes.grid(alpha=0.3)
+    left, right = figure.axes
+    left.set(xlabel="G multiply-adds an image", ylabel="mAP")
+    right.set(xlabel="milliseconds an image, this CPU")
     figure.savefig(path)
+
+
+def label(axes, text: str, where: tuple, height: int) -> None:
+    axes.annotate(text, where, xytext=(0, height), textcoords="offset points", ha="center", fontsize=9)
 
 
 if __name__ == "__main__":
