@@ -166,7 +166,9 @@ def _file_faults(args: argparse.Namespace, output: Path) -> list[InputError]:
         if path.is_dir():
             problems.append(InputError(f"{flag} {path}: is a folder; the name of a file is needed"))
     report = Path(args.results_dir or output.parent).expanduser()
-    folders = {**{flag: path.parent for flag, path in files.items()}, "-r/--results_dir": report}
+    folders = {flag: path.parent for flag, path in files.items()}
+    if args.results_dir:
+        folders["-r/--results_dir"] = report
     if args.triton:
         folders["--triton"] = Path(args.triton).expanduser()
     problems += [fault for each in folders.items() if (fault := folder_fault(*each))]

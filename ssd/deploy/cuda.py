@@ -33,7 +33,8 @@ def memory():
     if importlib.util.find_spec("cuda") is not None:
         return _CudaPython()
     raise InputError(
-        "engines run on a GPU, and need pycuda or cuda-python for its memory", hint="pip install cuda-python, or pycuda"
+        "engines run on a GPU, and need pycuda or cuda-python for its memory",
+        hint="on the machine with the GPU: pip install cuda-python, or pycuda",
     )
 
 

@@ -62,4 +62,13 @@ def _compare(old, new, path: str, found: list) -> None:
 
 
 def _line(name: str, old, new) -> str:
-    return f"{name}: {old} -> {new}"
+    if name.endswith(".qat"):
+        name, old, new = f"{name.removesuffix('qat')}enable_qat", old is not None, new is not None
+    return f"{name}: {_text(old)} -> {_text(new)}"
+
+
+def _text(value) -> str:
+    """As a spec has it; a message that is there or not in a word."""
+    if isinstance(value, bool) or value is None:
+        return "none" if value is None else str(value).lower()
+    return "set" if dataclasses.is_dataclass(value) else str(value)
