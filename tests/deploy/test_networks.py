@@ -60,6 +60,22 @@ def pads_of_pooling(network) -> int:
     return sum(call.inputs[0] in pads for call in graph if isinstance(call.layer, L.MaxPooling2D))
 
 
+def same_objects(detections, wanted, image: int) -> None:
+    """Every detection has its own among those of `wanted`; which of two equal scores comes first is left open."""
+    left = list(range(int(wanted.valid[image])))
+    for row in range(len(left)):
+        fits = (
+            other
+            for other in left
+            if detections.classes[image, row] == wanted.classes[image, other]
+            and abs(detections.scores[image, row] - wanted.scores[image, other]) <= 1e-4
+            and np.abs(detections.boxes[image, row] - wanted.boxes[image, other]).max() <= 1e-4
+        )
+        found = next(fits, None)
+        assert found is not None, f"image {image}, detection {row}"
+        left.remove(found)
+
+
 def check(small, spec, model, folder) -> None:
     source = source_of(model, spec)
     graph = graph_of(source)
@@ -87,9 +103,9 @@ def check(small, spec, model, folder) -> None:
         assert wanted.valid.min() > 0
         for detections in (suppressed.predict(images), behind.predict(images)):
             np.testing.assert_array_equal(detections.valid, wanted.valid)
-            np.testing.assert_array_equal(detections.classes, wanted.classes)
             np.testing.assert_allclose(detections.scores, wanted.scores, atol=1e-4)
-            np.testing.assert_allclose(detections.boxes, wanted.boxes, atol=1e-4)
+            for image in range(batch):
+                same_objects(detections, wanted, image)
 
 
 @pytest.mark.networks
