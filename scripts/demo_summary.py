@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-STEPS = ("data", "convert", "train", "evaluate", "prune", "retrain", "retrained", "inference")
+STEPS = ("data", "convert", "train", "evaluate", "prune", "retrain", "retrained", "export", "inference")
 
 
 def main(folder: Path) -> None:
@@ -19,6 +19,8 @@ def main(folder: Path) -> None:
     macs = pruning["macs"][1] / pruning["macs"][0]
     left = f"{pruning['pruning_ratio']:.0%} of the parameters and {macs:.0%} of the multiply-adds"
     print(f"pruned to {left}, retrained: mAP {retrained['mAP']:.3f}")
+    proof = json.loads((folder / "export" / "export.json").read_text())["proof"]
+    print(f"exported as {proof[-1]['artifact']}: mAP {proof[-1]['mAP']:.3f}")
     total = sum(seconds.values())
     print("seconds: " + ", ".join(f"{step} {seconds[step]}" for step in STEPS) + f"; {total} in all")
     for path in (
@@ -26,6 +28,7 @@ def main(folder: Path) -> None:
         folder / "evaluate" / "PR_curve.png",
         folder / "evaluate" / "worst_images.png",
         folder / "prune" / "pruning.png",
+        folder / "export" / "int8.onnx",
         folder / "inference" / "images_annotated",
     ):
         print(path)
