@@ -1,4 +1,4 @@
-# make demo   installs into .venv, makes demo data, converts, trains, evaluates, detects, prints where the results are
+# make demo   installs into .venv, makes demo data, converts, trains, evaluates, prunes, retrains, exports, detects
 # make test   installs into .venv with the development tools, checks the style, runs the tests on both backends
 # make zoo    trains every backbone family on the demo's data and prints a table; an hour on two cores
 # make clean  removes what the two made

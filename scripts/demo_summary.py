@@ -20,7 +20,8 @@ def main(folder: Path) -> None:
     left = f"{pruning['pruning_ratio']:.0%} of the parameters and {macs:.0%} of the multiply-adds"
     print(f"pruned to {left}, retrained: mAP {retrained['mAP']:.3f}")
     proof = json.loads((folder / "export" / "export.json").read_text())["proof"]
-    print(f"exported as {proof[-1]['artifact']}: mAP {proof[-1]['mAP']:.3f}")
+    if proof:
+        print(f"exported as {proof[-1]['artifact']}: mAP {proof[-1]['mAP']:.3f}")
     total = sum(seconds.values())
     print("seconds: " + ", ".join(f"{step} {seconds[step]}" for step in STEPS) + f"; {total} in all")
     for path in (

@@ -5,7 +5,8 @@
 #   MODEL=runs/l1/weights/ssd_resnet18_best.keras SPEC=specs/bccd_resnet18_retrain.txt OUT=runs/smaller \
 #       sh scripts/prune_retrain.sh 0.6 0.4 0.3 0.2
 #
-# TRAIN_FLAGS=--use_amp, for example, goes to the trainings. What is done is not repeated; rm -r demo/smaller starts the demo's anew.
+# TRAIN_FLAGS=--use_amp, for example, goes to the retraining. What is done is not repeated; rm -r demo/smaller starts the
+# demo's anew.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/steps.sh
@@ -28,7 +29,8 @@ for keep in "$@"; do
     step "$folder/.pruned" ssd prune -m "$MODEL" -o "$folder/pruned.keras" --target_ratio "$keep"
     # 3. The file's filter counts stay as they are; without a regulariser the accuracy comes back.
     # shellcheck disable=SC2086
-    step "$folder/.retrained" resumable "$folder" ssd train -e "$spec" ${TRAIN_FLAGS:-} -r "$folder" -m "$folder/pruned.keras"
+    step "$folder/.retrained" resumable "$folder" ssd train -e "$spec" ${TRAIN_FLAGS:-} -r "$folder" \
+        -m "$folder/pruned.keras"
     best=$(ls "$folder"/weights/*_best.keras)
     compared="$compared pruned_$keep=$folder/pruned.keras retrained_$keep=$best"
 done

@@ -4,7 +4,8 @@
 #   sh scripts/qat.sh
 #   MODEL=runs/l1/weights/ssd_resnet18_best.keras SPEC=specs/bccd_resnet18_qat.txt OUT=runs/int8 sh scripts/qat.sh
 #
-# TRAIN_FLAGS=--use_amp, for example, goes to the trainings. What is done is not repeated; rm -r demo/qat starts the demo's anew.
+# TRAIN_FLAGS=--use_amp, for example, goes to the training of step 3. What is done is not repeated; rm -r demo/qat starts
+# the demo's anew.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/steps.sh

@@ -72,7 +72,10 @@ def trained(model, seed: int = 0, calm: bool = False):
 
 
 def branch_ends(model) -> set[str]:
-    """Names of the BN layers behind which a residual branch is added to its shortcut."""
+    """Names of the BN layers behind which a residual branch is added to its shortcut.
+
+    At the start of a stage of Darknet-53 and EfficientNet the shortcut has such a layer too, and is among them.
+    """
     import keras
 
     from ssd.models.graph import calls

@@ -64,6 +64,7 @@ def _compare(old, new, path: str, found: list) -> None:
 def _line(name: str, old, new) -> str:
     if name.endswith(".qat"):
         name, old, new = f"{name.removesuffix('qat')}enable_qat", old is not None, new is not None
+    name = name.replace(".qat.", ".qat_config.")
     return f"{name}: {_text(old)} -> {_text(new)}"
 
 

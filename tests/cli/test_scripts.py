@@ -27,5 +27,8 @@ def test_models_without_a_map_are_compared_too(tmp_path, capsys):
     rows = [{**row, "name": "none", "mAP": None, "AP": None}, {**row, "name": "some", "mAP": 0.5, "AP": 0.25}]
     compare_models.show(rows)
     assert "0.2500" in capsys.readouterr().out
+    rows += [
+        {**row, "name": name, "mAP": mean, "AP": mean, "latency_ms": 3.0} for name, mean in (("a", 0.5), ("b", 0.01))
+    ]
     compare_models.draw(rows, tmp_path / "picture.png")
     assert np.fromfile(tmp_path / "picture.png", np.uint8).size > 1000

@@ -74,6 +74,9 @@ def same_objects(detections, wanted, image: int) -> None:
         found = next(fits, None)
         assert found is not None, f"image {image}, detection {row}"
         left.remove(found)
+    behind = slice(int(wanted.valid[image]), None)
+    np.testing.assert_array_equal(detections.classes[image, behind], wanted.classes[image, behind])
+    np.testing.assert_array_equal(detections.boxes[image, behind], wanted.boxes[image, behind])
 
 
 def check(small, spec, model, folder) -> None:

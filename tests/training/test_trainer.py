@@ -338,7 +338,7 @@ def test_a_float_run_goes_on_quantization_aware_and_back(spec, tmp_path, capfd):
     train(spec(epochs=3, extra=QAT.format(0.5) + " model_ema: true", period=1), folder, Request(resume=True))
     said = capfd.readouterr()
     assert "the float checkpoint goes on quantization-aware" in said.out
-    assert "training_config.qat" in said.err
+    assert "training_config.enable_qat: false -> true" in said.err
     assert len(ranges(last)) == 2
     assert min(ranges(last).values()) > 0.1
     assert read_state(last)[0]["float_epochs"] == 2
