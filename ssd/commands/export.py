@@ -166,8 +166,8 @@ def _write(args, output: Path, proto, source, ranges, rows) -> None:
     from ssd.files import results_folder, whole_file, write_text
     from ssd.status import StatusLog
 
+    results_folder(output.parent, "-o/--output_file")  # first: without -r it is the report's folder as well
     folder = results_folder(args.results_dir or output.parent)
-    results_folder(output.parent, "-o/--output_file")
     status = StatusLog(folder)
     try:
         with tempfile.TemporaryDirectory(prefix="ssd-") as scratch:

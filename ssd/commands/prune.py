@@ -150,8 +150,8 @@ def _write(args: argparse.Namespace, report, facts: dict, save) -> None:
     from ssd.status import StatusLog
 
     output = Path(args.output_file).expanduser()
+    results_folder(output.parent, "-o/--output_file")  # first: without -r it is the report's folder as well
     folder = results_folder(args.results_dir or output.parent)
-    results_folder(output.parent, "-o/--output_file")
     status = StatusLog(folder)
     try:
         save(output)

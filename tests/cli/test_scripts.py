@@ -3,7 +3,6 @@
 import sys
 
 import compare_models
-import numpy as np
 import quantize_minmax
 
 from ssd.models.checkpoint import load_model
@@ -22,7 +21,7 @@ def test_minmax_takes_the_largest_values_of_some_pictures(model_file, spec_file,
     assert "conv1" in found.convolutions
 
 
-def test_models_without_a_map_are_compared_too(tmp_path, capsys):
+def test_models_without_a_map_are_compared_too(tmp_path, capsys, monkeypatch):
     row = {"model": "m", "parameters": 10, "macs": 10, "file_bytes": 10, "latency_ms": None, "threshold": None}
     rows = [{**row, "name": "none", "mAP": None, "AP": None}, {**row, "name": "some", "mAP": 0.5, "AP": 0.25}]
     compare_models.show(rows)
@@ -30,5 +29,10 @@ def test_models_without_a_map_are_compared_too(tmp_path, capsys):
     rows += [
         {**row, "name": name, "mAP": mean, "AP": mean, "latency_ms": 3.0} for name, mean in (("a", 0.5), ("b", 0.01))
     ]
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: drawn.append(figure))
     compare_models.draw(rows, tmp_path / "picture.png")
-    assert np.fromfile(tmp_path / "picture.png", np.uint8).size > 1000
+    names = [{text.get_text() for text in axes.texts} for axes in drawn[0].axes]
+    assert names == [{"some", "a", "b (0.010)"}, {"a", "b (0.010)"}]  # what has a mAP, and a latency
+    heights = {tuple(points.get_offsets()[0]) for points in drawn[0].axes[1].collections}
+    assert len(heights) == 2 and (3.0, 0.5) in heights
