@@ -273,7 +273,7 @@ BAD = {
     "an encrypted graph without a key": (["-o", "out.etlt"], "an .etlt is encrypted"),
     "a folder for a graph": (["-o", "folder.onnx"], "is a folder"),
     "a graph in a file": (["-o", "file/out.onnx"], "-o/--output_file: file is a file, a folder is needed"),
-    "a graph where no folder can be": (["-o", "/proc/no/out.onnx", "--skip_proof"], "-o/--output_file /proc/no: cannot"),
+    "a graph in no folder": (["-o", "/proc/no/out.onnx", "--skip_proof"], "-o/--output_file /proc/no: cannot"),
     "results in a file": (["-r", "file"], "-r/--results_dir: file is a file, a folder is needed"),
     "an engine in a file": (["--engine_file", "file/e"], "--engine_file: file is a file, a folder is needed"),
     "a folder for an engine": (["--engine_file", "empty"], "--engine_file empty: is a folder"),
