@@ -3,9 +3,11 @@
 import io
 import logging
 import sys
+import time
 from pathlib import Path
 
 log = logging.getLogger("ssd")
+_STARTED = time.monotonic()  # about the first thing that the command line imports
 
 
 class _Format(logging.Formatter):
@@ -53,9 +55,19 @@ def set_up(*, quiet: bool = False, verbose: bool = False, log_file: str | None =
         log.addHandler(handler)
 
 
+def only_errors() -> None:
+    """From here on: what another process of the same run says need not be said twice."""
+    log.setLevel(logging.ERROR)
+
+
 def say(text: str = "") -> None:
     """A line of information."""
     log.info("%s", text)
+
+
+def since_start() -> float:
+    """Seconds that this process runs."""
+    return time.monotonic() - _STARTED
 
 
 def warn(text: str) -> None:

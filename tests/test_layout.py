@@ -30,10 +30,16 @@ MAY_IMPORT = {
     | {"spec", "boxes", "models", "data", "evaluation", "training", "pruning", "quantization"}
     | {"deploy", "inference", "visualize"},
 }
-FASTER_LAYERS = ("models/batch_norm.py", "models/depthwise.py")
-# TensorFlow reads the data, spreads its own training, and is converted to ONNX; two
-# layers pick its faster operations where it is the backend, and run without it elsewhere.
-MAY_IMPORT_TENSORFLOW = ("data/", "training/distribution.py", "deploy/onnx_export.py", *FASTER_LAYERS)
+BACKEND_AWARE = ("models/batch_norm.py", "models/depthwise.py", "models/replicas.py")
+# TensorFlow reads the data, spreads its own training, and is converted to ONNX; two layers pick its faster operations
+# where it is the backend, replicas of a step talk through it, and all three run without it elsewhere.
+MAY_IMPORT_TENSORFLOW = (
+    "data/",
+    "training/distribution.py",
+    "training/profile.py",
+    "deploy/onnx_export.py",
+    *BACKEND_AWARE,
+)
 HEAVY = {"tensorflow", "keras", "jax", "matplotlib", "PIL", "pycocotools", "onnx", "onnxruntime", "scipy"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.endswith("_pb2.py"))

@@ -38,8 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="build everything, report on model, data and anchors, train one step"
     )
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="number of GPUs (default: 1)")
-    parser.add_argument("--gpu_index", type=int, nargs="+", metavar="I", help="which GPU")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="number of GPUs of this process (default: 1)")
+    parser.add_argument("--gpu_index", type=int, nargs="+", metavar="I", help="which GPUs (default: the first ones)")
+    parser.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="several processes train together (KERAS_BACKEND=jax): address of process 0, the same for all; or the "
+        "word auto under SLURM or Open MPI",
+    )
+    parser.add_argument("--num_processes", type=int, metavar="N", help="how many processes train together")
+    parser.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+    parser.add_argument(
+        "--auto_batch", action="store_true", help="find the largest batch that memory holds, in place of the spec's"
+    )
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="trace N training steps into DIR/profile")
     parser.add_argument("--arch", choices=("ssd", "dssd"), help="check that the spec has this kind of network")
     add_key(parser)
     parser.add_argument("--use_multiprocessing", action="store_true", help=argparse.SUPPRESS)
@@ -52,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
     spec = load_experiment(args.experiment_spec_file, "train")
     _check_spec(args, spec)
 
+    from ssd.training.distribution import Cluster
     from ssd.training.trainer import Request, train
 
     request = Request(
@@ -62,7 +75,11 @@ def run(args: argparse.Namespace) -> None:
         use_amp=args.use_amp,
         deterministic=args.deterministic,
         key=args.key,
+        auto_batch=args.auto_batch,
+        profile=args.profile,
+        gpus=args.gpus,
         gpu_index=args.gpu_index,
+        cluster=Cluster(args.coordinator, args.num_processes, args.process_id) if args.coordinator else None,
     )
     if args.dry_run:
         from ssd.training.dry_run import dry_run
@@ -74,18 +91,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    problems = []
-    if args.gpus < 1:
+    problems = _device_problems(args)
+    if args.profile < 0:
+        problems.append(InputError(f"--profile is {args.profile}; a number of steps is needed"))
+    if args.auto_batch and args.coordinator:
         problems.append(
-            InputError(f"--gpus is {args.gpus}; at least 1 is needed", hint="a machine without GPU uses its CPU")
+            InputError("--auto_batch looks for one process", hint="find the batch with one, write it into the spec")
         )
-    elif args.gpus > 1 or len(set(args.gpu_index or ())) > 1:
-        asked = f"--gpus {args.gpus}" if args.gpus > 1 else f"--gpu_index {' '.join(map(str, args.gpu_index))}"
-        problems.append(
-            InputError(f"{asked}: training on more than one GPU is not available in this version", hint="use one GPU")
-        )
-    if min(args.gpu_index or [0]) < 0:
-        problems.append(InputError(f"--gpu_index {min(args.gpu_index)}: indices count from 0"))
     if args.initial_epoch < 1:
         problems.append(InputError(f"--initial_epoch is {args.initial_epoch}; epochs count from 1"))
     if args.resume and (args.resume_model_weights or args.initial_epoch > 1):
@@ -105,6 +117,52 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise_all(problems)
     if args.use_multiprocessing:
         warn("--use_multiprocessing has no effect: images are loaded by threads")
+
+
+def _device_problems(args: argparse.Namespace) -> list[InputError]:
+    problems = []
+    indices = args.gpu_index or []
+    if args.gpus < 1:
+        problems.append(
+            InputError(f"--gpus is {args.gpus}; at least 1 is needed", hint="a machine without GPU uses its CPU")
+        )
+    elif indices and args.gpus not in (1, len(indices)):
+        problems.append(InputError(f"--gpus {args.gpus}, but --gpu_index names {len(indices)}"))
+    if min(indices, default=0) < 0:
+        problems.append(InputError(f"--gpu_index {min(indices)}: indices count from 0"))
+    if len(set(indices)) < len(indices):
+        problems.append(InputError(f"--gpu_index {' '.join(map(str, indices))}: the same GPU twice"))
+    place = [flag for flag in ("num_processes", "process_id") if getattr(args, flag) is not None]
+    if args.coordinator is None:
+        problems += [InputError(f"--{flag} needs --coordinator HOST:PORT") for flag in place]
+    elif args.coordinator == "auto":
+        if args.gpus > 1 or indices:
+            problems.append(
+                InputError("--coordinator auto gives each process one GPU", hint="start one process for each GPU")
+            )
+        problems += [InputError(f"--coordinator auto finds --{flag} by itself", hint="leave it out") for flag in place]
+    else:
+        problems += _cluster_problems(args)
+    if args.coordinator and args.dry_run:
+        problems.append(InputError("--dry_run trains one step in one process", hint="leave out --coordinator"))
+    return problems
+
+
+def _cluster_problems(args: argparse.Namespace) -> list[InputError]:
+    host, _, port = args.coordinator.rpartition(":")
+    problems = []
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        problems.append(InputError(f"--coordinator {args.coordinator}: HOST:PORT is needed, or the word auto"))
+    if args.num_processes is None or args.process_id is None:
+        problems.append(InputError("--coordinator HOST:PORT needs --num_processes and --process_id too"))
+    elif args.num_processes < 1 or not 0 <= args.process_id < args.num_processes:
+        problems.append(
+            InputError(
+                f"--process_id {args.process_id} of --num_processes {args.num_processes}: "
+                "ids count from 0 to the number less one"
+            )
+        )
+    return problems
 
 
 def _check_spec(args: argparse.Namespace, spec) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from ssd.data import images
 from ssd.data.augment import View, choose_view, colour_transform, cut_out, move_boxes, uniforms
 from ssd.data.image_header import read_header
+from ssd.data.share import ALONE, Share
 from ssd.data.sources import ImageIndex
 from ssd.errors import DataError
 from ssd.spec.config import Augmentation
@@ -30,10 +31,15 @@ class Loader:
     network input, "classes" int32 `(B, M)` with 0 for padding, "difficult" bool `(B, M)`, "index" int32 `(B,)` position
     in this loader, "size" int32 `(B, 2)` height, width of the upright image, px. The last batch may be short.
 
+    Where several processes or devices share the batches, all have the rows of `share` alone, fillers behind them, but
+    for "index", which names the images of the whole batch, and the truth of evaluation, which is all of it.
+
     Attributes:
         index: what the batches are made of.
         samples: images.
         steps: batches of one epoch.
+        batch_size: images of a whole batch.
+        share: which rows of it this process has.
     """
 
     def __init__(
@@ -45,10 +51,13 @@ class Loader:
         seed: int | None = None,
         workers: int | None = None,
         prefetch: int | None = None,
+        share: Share = ALONE,
     ):
         """With a `seed`, order and pixels are random (training); without, neither is."""
-        self.index, self._augmentation, self._batch_size, self._seed = index, augmentation, batch_size, seed
-        self._workers, self._prefetch = workers, prefetch
+        self.index, self._augmentation, self.batch_size, self._seed = index, augmentation, batch_size, seed
+        self._workers, self._prefetch, self.share = workers, prefetch, share
+        rows = share.rows(batch_size)
+        self._own = rows.stop - rows.start
         self._running: tuple[int, Iterator] | None = None
         self.samples = len(index)
         self.steps = -(-self.samples // batch_size)
@@ -90,13 +99,40 @@ class Loader:
 
     def plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Image indices int32 `(steps, batch size)`, -1 behind the last; room for objects in each batch, int32."""
-        order = np.full(self.steps * self._batch_size, -1, np.int32)
+        order = np.full(self.steps * self.batch_size, -1, np.int32)
         order[: self.samples] = np.arange(self.samples)
         if self._seed is not None:
             order[: self.samples] = np.random.default_rng([self._seed % 2**63, epoch]).permutation(self.samples)
-        order = order.reshape(self.steps, self._batch_size)
+        order = order.reshape(self.steps, self.batch_size)
         most = np.where(order < 0, 0, self.index.counts[order]).max(axis=1)
         return order, (np.maximum(-(-most // PADDING), 1) * PADDING).astype(np.int32)
+
+    def _own_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The columns of `plan_epoch` that are this process's; -1 where it has fillers."""
+        order, room = self.plan_epoch(epoch)
+        own = np.full((self.steps, self._own), -1, np.int32)
+        for step, indices in enumerate(order):
+            part = indices[indices >= 0]
+            part = part[self.share.rows(len(part))]
+            own[step, : len(part)] = part
+        return own, room
+
+    def truth(self, indices: np.ndarray) -> dict[str, np.ndarray] | None:
+        """The ground truth of a whole batch as it is, without augmentation; None in training."""
+        if self._seed is not None:
+            return None
+        index, counts = self.index, self.index.counts[indices]
+        room = max(-(-int(counts.max()) // PADDING), 1) * PADDING
+        slots = index.starts[indices, np.newaxis] + np.arange(room)
+        present = np.arange(room) < counts[:, np.newaxis]
+
+        def padded(values: np.ndarray) -> np.ndarray:
+            rows = np.zeros((*present.shape, *values.shape[1:]), values.dtype)
+            rows[present] = values[slots[present]]
+            return rows
+
+        truth = {name: padded(getattr(index, name)) for name in ("boxes", "classes", "difficult")}
+        return {**truth, "index": indices, "size": index.sizes[indices]}
 
     def take_stream(self, epoch: int, skip: int) -> Iterator:
         """An iterator whose next batch is number `skip` of `epoch`; the running one where that is just there."""
@@ -117,14 +153,14 @@ class Loader:
         dataset = tf.data.Dataset.range(epoch, end, output_type=tf.int32).flat_map(self._epoch_plan).skip(skip)
         dataset = dataset.map(self._plan).prefetch(1).unbatch()
         dataset = dataset.map(self._image, self._workers or available_cpus(), deterministic=True)
-        dataset = dataset.batch(self._batch_size).prefetch(self._prefetch or 4)
+        dataset = dataset.batch(self._own).prefetch(self._prefetch or 4)
         return dataset.with_options(dataset_options(self._workers))
 
     @_PLAIN
     def _epoch_plan(self, epoch: tf.Tensor) -> tf.data.Dataset:
         """One element a batch: indices, room, epoch."""
-        order, room = tf.numpy_function(self.plan_epoch, [epoch], (tf.int32, tf.int32), stateful=False)
-        order.set_shape((self.steps, self._batch_size))
+        order, room = tf.numpy_function(self._own_plan, [epoch], (tf.int32, tf.int32), stateful=False)
+        order.set_shape((self.steps, self._own))
         room.set_shape((self.steps,))
         return tf.data.Dataset.from_tensor_slices((order, room, tf.fill([self.steps], epoch)))
 
@@ -211,8 +247,11 @@ class Batches:
             except tf.errors.OpError as error:
                 # TensorFlow says that some image of the batch failed, not which.
                 raise self._loader.fault(indices) or error from None
-            if len(indices) < len(order[step]):
-                pixels, truth = pixels[: len(indices)], {key: value[: len(indices)] for key, value in truth.items()}
+            rows = self._loader.share.rows(len(indices))
+            if (own := rows.stop - rows.start) < len(pixels):
+                pixels, truth = pixels[:own], {key: value[:own] for key, value in truth.items()}
+            if self._loader.share != ALONE:
+                truth = self._loader.truth(indices) or {**truth, "index": indices}
             if step == len(order) - 1:
                 self._loader.leave_stream(self._epoch + 1, stream)
             yield pixels, truth

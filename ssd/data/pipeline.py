@@ -8,12 +8,13 @@ import tensorflow as tf
 from ssd.data import images
 from ssd.data.image_header import BadImage, read_header
 from ssd.data.loader import Loader, available_cpus, dataset_options
+from ssd.data.share import ALONE, Share
 from ssd.data.sources import index_sources, read_file
 from ssd.errors import DataError
 from ssd.spec.config import Augmentation, Experiment
 
 
-def training_loader(spec: Experiment, *, batch_size: int) -> Loader:
+def training_loader(spec: Experiment, *, batch_size: int, share: Share = ALONE) -> Loader:
     """Shuffled, augmented batches of the training data. Raises DataError, Problems: see `index_sources`."""
     index = index_sources(spec.dataset.training, spec.dataset, "training")
     workers, prefetch = (spec.training.workers, spec.training.prefetch) if spec.training else (None, None)
@@ -24,13 +25,14 @@ def training_loader(spec: Experiment, *, batch_size: int) -> Loader:
         seed=spec.random_seed,
         workers=workers,
         prefetch=prefetch,
+        share=share,
     )
 
 
-def evaluation_loader(spec: Experiment, *, batch_size: int) -> Loader:
+def evaluation_loader(spec: Experiment, *, batch_size: int, share: Share = ALONE) -> Loader:
     """The validation data in their order, resized only. Raises DataError, Problems: see `index_sources`."""
     index = index_sources(spec.dataset.validation, spec.dataset, "validation")
-    return Loader(index, spec.augmentation, batch_size=batch_size)
+    return Loader(index, spec.augmentation, batch_size=batch_size, share=share)
 
 
 class ImageLoader:

@@ -2,11 +2,12 @@
 
 Keras 3 composes it from a dozen element-wise operations there, in float32: on a CPU that costs more than the
 convolutions. The arithmetic is the same, and files name the stock layer (`ssd.models.portable` sees to it).
-Together with `ssd.models.depthwise` the one place of the models that knows a backend.
+With `ssd.models.depthwise` and `ssd.models.replicas` the one place of the models that knows a backend.
 """
 
 import keras
 
+from ssd.models.replicas import replicas, total
 from ssd.models.running_statistics import RunningStatistics
 
 
@@ -30,6 +31,8 @@ class BatchNormalization(RunningStatistics, keras.layers.BatchNormalization):
         batch_statistics = bool(training) and self.trainable and not self.settled
         if keras.backend.backend() != "tensorflow" or not _fusable(inputs):
             return super().call(inputs, training=batch_statistics, mask=mask)
+        if batch_statistics and replicas() > 1:
+            return self._over_replicas(inputs)
         import tensorflow as tf
 
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
@@ -49,6 +52,20 @@ class BatchNormalization(RunningStatistics, keras.layers.BatchNormalization):
             self._average(self.moving_mean, mean)
             self._average(self.moving_variance, variance)
         return outputs
+
+    def _over_replicas(self, inputs):
+        """With the statistics of the whole batch, whose rows several replicas have."""
+        import tensorflow as tf
+
+        x = tf.cast(inputs, "float32")
+        shape = tf.shape(x)
+        count = total(tf.cast(shape[0] * shape[1] * shape[2], "float32"))
+        mean = total(tf.reduce_sum(x, axis=(0, 1, 2))) / count
+        variance = total(tf.reduce_sum(tf.square(x - mean), axis=(0, 1, 2))) / count
+        self._average(self.moving_mean, mean)
+        self._average(self.moving_variance, variance)
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        return tf.cast(tf.nn.batch_normalization(x, mean, variance, beta, gamma, self.epsilon), inputs.dtype)
 
     def _average(self, moving, value):
         momentum = self.momentum

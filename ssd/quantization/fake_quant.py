@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from ssd.models.depthwise import depthwise_conv
+from ssd.models.replicas import gathered
 from ssd.models.running_statistics import RunningStatistics
 
 CODES = 127.0
@@ -47,16 +48,13 @@ class FakeQuant(RunningStatistics, keras.layers.Layer):
         self.momentum = momentum
 
     def build(self, input_shape):
-        # Copies of it on several devices see several batches: one range has to serve all.
-        self.amax = self.add_weight(
-            name="amax", shape=(), initializer="zeros", trainable=False, autocast=False, aggregation="mean"
-        )
+        self.amax = self.add_weight(name="amax", shape=(), initializer="zeros", trainable=False, autocast=False)
 
     def call(self, inputs, training=None):
         x = ops.cast(inputs, "float32")
         amax = ops.convert_to_tensor(self.amax)
         if training:
-            largest = ops.stop_gradient(ops.max(ops.abs(x)))
+            largest = ops.max(gathered(ops.reshape(ops.stop_gradient(ops.max(ops.abs(x))), (1,))))
             amax = ops.where(amax > 0, self._averaged(amax, largest), largest)
             self.amax.assign(amax)
         return ops.cast(fake_quant(x, amax), self.compute_dtype)

@@ -35,6 +35,13 @@ def experiment_from_text(text: str, name: str, verb: str) -> Experiment:
     return experiment
 
 
+def with_batch_size(spec: Experiment, batch_size: int) -> Experiment:
+    """A resolved training spec with another `batch_size_per_gpu`."""
+    from ssd.spec.resolve import with_training_batch
+
+    return with_training_batch(spec, batch_size)
+
+
 def load_conversion(path: str | os.PathLike) -> Conversion:
     """Reads a dataset_convert spec and looks up its folders and files. Raises SpecError or Problems."""
     from ssd.console import warn

@@ -1,5 +1,7 @@
 """Spec text -> the resolved dataclasses of ssd.spec.config: parse, fill in defaults, check everything, build."""
 
+import dataclasses
+
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
@@ -51,6 +53,14 @@ def resolve_conversion(text: str, name: str) -> tuple[config.Conversion, list[st
     check_conversion(spec, findings)
     raise_all(findings.problems)
     return build_conversion(spec, _text(spec)), findings.warnings
+
+
+def with_training_batch(spec: config.Experiment, batch_size: int) -> config.Experiment:
+    """`spec`, its text too, with another training batch size."""
+    message = text_format.Parse(spec.text, Experiment())
+    message.training_config.batch_size_per_gpu = batch_size
+    training = dataclasses.replace(spec.training, batch_size=batch_size)
+    return dataclasses.replace(spec, training=training, text=_text(message))
 
 
 def _text(spec: Message) -> str:

@@ -1,46 +1,230 @@
-"""Devices, precision and determinism of this process. One device for now."""
+"""Devices, processes, precision and determinism.
 
+Every batch is cut into equal parts, one a device, and a step computes what one device would: batch statistics, hard
+negatives and the loss's normaliser are those of the whole batch. With the TensorFlow backend the devices of one machine
+train together under MirroredStrategy, with JAX those of any number of machines as one program
+(`keras.distribution.DataParallel`).
+"""
+
+import atexit
+import contextlib
 import os
+import resource
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 
 from ssd.console import warn
-from ssd.errors import InputError
+from ssd.data.share import ALONE, Share
+from ssd.errors import InputError, RunError
 
 BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 BF16_GPU = (8, 0)  # compute capability of the first GPUs that multiply bfloat16
+AUTO = "auto"  # in place of an address: what started the processes tells JAX
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Processes that train together, on one machine or several.
+
+    `coordinator` is HOST:PORT of process 0, or "auto": then JAX finds out all three by itself, under SLURM or Open MPI.
+    """
+
+    coordinator: str
+    processes: int | None = None
+    process: int | None = None
 
 
 @dataclass(frozen=True)
 class Device:
-    """What trains: `kind` "gpu" or "cpu", and its name for the banner."""
+    """What trains: `kind` "gpu" or "cpu", its name for the banner, how many of all processes, what part each gets."""
 
     kind: str
     name: str
+    count: int = 1
+    share: Share = ALONE
 
 
-def hide_other_gpus(gpu_index: list[int] | None) -> None:
-    """Leaves the named GPU visible to this process; must come before the first tensor."""
-    if gpu_index:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu_index[0])
+def hide_other_gpus(gpus: int, gpu_index: list[int] | None) -> None:
+    """Leaves the wanted GPUs visible to this process; must come before the first tensor."""
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    wanted = gpu_index or range(gpus)
+    if not visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, wanted))
+    elif max(wanted) < len(visible):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[number] for number in wanted)
 
 
-def choose_device(gpu_index: list[int] | None) -> Device:
-    """The GPU, or the CPU where there is none.
+def join(cluster: Cluster) -> None:
+    """Makes this process one of the cluster; must come before the first tensor.
 
     Raises:
-        InputError: a GPU was named that is not there.
+        InputError: the backend is not JAX.
+        RunError: the others cannot be reached, or there is no cluster to be found.
+    """
+    if keras.backend.backend() != "jax":
+        raise InputError(
+            f"several processes train together with the JAX backend only, not with {keras.backend.backend()}",
+            hint="set KERAS_BACKEND=jax (pip install jax); GPUs of one machine need one process: --gpus N",
+        )
+    import jax
+
+    # Two steps under way at once would mix up their messages on CPUs.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    named = cluster.coordinator != AUTO
+    try:
+        jax.distributed.initialize(
+            coordinator_address=cluster.coordinator if named else None,
+            num_processes=cluster.processes,
+            process_id=cluster.process,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        hint = "is process 0 running, and its port reachable from here?" if named else None
+        raise RunError(
+            f"--coordinator {cluster.coordinator}: the processes did not meet: {reason}", hint=hint
+        ) from error
+
+
+def leave_at_once() -> None:
+    """Lets this process end without the goodbye that JAX says to the others: one that is lost never answers it."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    atexit.register(end)  # the last one registered is the first one called
+
+
+def choose_device(gpus: int, gpu_index: list[int] | None, cluster: Cluster | None = None) -> Device:
+    """The GPUs, or the CPU where there are none. Where the CPU shows as several devices, it can be several, for trying.
+
+    Raises:
+        InputError: more were asked for than there are, or one that is not there; processes with unlike numbers of them.
     """
     # Asked for GPUs only, JAX fails where there are none.
-    if any(device.startswith(("gpu", "cuda")) for device in keras.distribution.list_devices()):
-        return Device("gpu", f"GPU {gpu_index[0] if gpu_index else 0}")
-    if gpu_index:
+    names = keras.distribution.list_devices()
+    kind = "gpu" if any(name.startswith(("gpu", "cuda")) for name in names) else "cpu"
+    processes, process = _place() if cluster else (1, 0)
+    here = len(names) // processes
+    wanted = len(gpu_index) if gpu_index else gpus
+    if gpu_index and (kind == "cpu" or here < wanted):
         raise InputError(
-            f"--gpu_index {gpu_index[0]}: no such GPU on this machine",
+            f"--gpu_index {' '.join(map(str, gpu_index))}: no such GPU on this machine",
             hint="leave out --gpu_index to train on the CPU; `nvidia-smi -L` lists the GPUs",
         )
-    return Device("cpu", f"CPU, {os.cpu_count()} cores (no GPU found)")
+    if here < wanted:
+        found = f"{here} GPU{'s' * (here > 1)}" if kind == "gpu" else "no GPU"
+        raise InputError(f"--gpus {wanted}: this machine has {found}", hint="`nvidia-smi -L` lists the GPUs")
+    if cluster and len(names) % processes:
+        raise InputError(f"{len(names)} devices on {processes} processes: each must have the same number")
+    count = wanted * processes
+    numbers = gpu_index or list(range(wanted))
+    name = f"GPU {', '.join(map(str, numbers))}" if kind == "gpu" else f"CPU, {os.cpu_count()} cores (no GPU found)"
+    if count > 1:
+        name += f"; {count} devices" + (f" of {processes} processes" if processes > 1 else "")
+    share = ALONE
+    if count > 1 and keras.backend.backend() == "jax":
+        share = Share(process, processes, count)
+    return Device(kind, name, count, share)
+
+
+def _place() -> tuple[int, int]:
+    """How many processes the cluster has, and which of them this is."""
+    import jax
+
+    return jax.process_count(), jax.process_index()
+
+
+@contextlib.contextmanager
+def together(device: Device):
+    """Models that are built within train on all of the devices. Nothing changes where it is one."""
+    if device.count == 1:
+        yield
+        return
+    names = [name for name in keras.distribution.list_devices() if name.startswith((device.kind, "cuda"))]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy([f"/{name.upper()}" for name in names[: device.count]]).scope():
+            yield
+        return
+    # Our loaders share the batches out themselves.
+    whole = keras.distribution.DataParallel(devices=_evenly(names, device), auto_shard_dataset=False)
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(whole)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def _evenly(names: list[str], device: Device) -> list[str]:
+    """As many of the devices of each process as are wanted."""
+    here, wanted = len(names) // device.share.processes, device.count // device.share.processes
+    return [name for number, name in enumerate(names) if number % here < wanted]
+
+
+def dealt_out(batch):
+    """The rows of a batch's arrays on the devices that train together; as they are where it is one."""
+    if keras.backend.backend() == "tensorflow":
+        return _to_replicas(batch)
+    whole = keras.distribution.distribution()
+    if whole is None:
+        return batch
+    import jax
+
+    def place(values):
+        return jax.make_array_from_process_local_data(whole.get_data_layout(values.shape).backend_layout, values)
+
+    return keras.tree.map_structure(place, batch)
+
+
+def _to_replicas(batch):
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    count = strategy.num_replicas_in_sync
+    if count == 1:
+        return batch
+
+    def deal(values):
+        most = -(-len(values) // count)
+
+        def part(context):
+            first = context.replica_id_in_sync_group * most
+            return tf.convert_to_tensor(values[first : first + most])
+
+        return strategy.experimental_distribute_values_from_function(part)
+
+    return keras.tree.map_structure(deal, batch)
+
+
+def everywhere(values):
+    """Arrays that every process has whole, though the step that made them was cut into parts."""
+    whole = keras.distribution.distribution()
+    if whole is None:
+        return values
+
+    def spread(value):
+        layout = keras.distribution.TensorLayout([None] * len(value.shape), whole.device_mesh)
+        return keras.distribution.distribute_tensor(value, layout)
+
+    return keras.tree.map_structure(spread, values)
+
+
+def agreed(number: int, device: Device) -> int:
+    """The largest number that any of the processes has come with; all must ask."""
+    if device.share.processes == 1:
+        return number
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return int(np.max(multihost_utils.process_allgather(np.array(number, np.int32))))
 
 
 def set_precision(use_amp: bool, device: Device) -> str:
@@ -81,3 +265,34 @@ def _multiplies_bfloat16(device: Device) -> bool:
 
     capability = getattr(jax.devices()[0], "compute_capability", "0.0")
     return tuple(int(part) for part in capability.split(".")) >= BF16_GPU
+
+
+def free_memory(device: Device) -> int:
+    """Bytes that a run may take on one device; of the machine or container for a CPU."""
+    if device.kind == "cpu":
+        with open("/proc/meminfo", encoding="ascii") as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+        with contextlib.suppress(OSError, ValueError):  # ValueError: no limit, "max"
+            group = Path("/sys/fs/cgroup")
+            limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+            free = min(free, limit)
+        return free
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.local_devices()[0].memory_stats()["bytes_limit"]
+    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]) << 20
+
+
+def peak_memory(device: Device) -> int:
+    """Bytes: the most that this process has held on one device."""
+    if device.kind == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+    import tensorflow as tf
+
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from keras import ops
 from ssd.console import say
 from ssd.data.audit import write_csv
 from ssd.data.loader import Loader
-from ssd.data.pipeline import evaluation_loader, training_loader
 from ssd.data.sources import ImageIndex
 from ssd.errors import RunError
 from ssd.files import results_folder, sole_writer, whole_file, write_text
@@ -26,11 +24,12 @@ from ssd.models.detector import feature_map_sizes
 from ssd.spec.config import Experiment
 from ssd.training import distribution
 from ssd.training.checkpoints import Checkpoints, run_name
+from ssd.training.distribution import Device
 from ssd.training.run import begin, build
-from ssd.training.shapes import keyed
+from ssd.training.shapes import keyed, keyed_pixels
 from ssd.training.start import find_start
 from ssd.training.step import TrainingModel
-from ssd.training.trainer import Request, explained, finished
+from ssd.training.trainer import Request, explained, finished, loaders, request_device
 
 FOLDER = "dry_run"  # in the results folder
 UNCOVERED = "uncovered_boxes.csv"
@@ -57,8 +56,7 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
         InputError and its kinds: as `train`.
         RunError: the loss or the weights are not finite after the step, or memory is short; the reports are written.
     """
-    distribution.hide_other_gpus(request.gpu_index)
-    device = distribution.choose_device(request.gpu_index)
+    device = request_device(request)
     results = Path(results_dir).expanduser()
     start = find_start(
         spec,
@@ -73,12 +71,16 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
         say(f"nothing is left to train: {reason}\n")
     precision = distribution.set_precision(request.use_amp, device)
     distribution.seed(spec.random_seed, request.deterministic)
-    loader = training_loader(spec, batch_size=spec.training.batch_size)
-    validation = evaluation_loader(spec, batch_size=spec.evaluation.batch_size) if spec.dataset.validation else None
-    training, _ = build(spec, loader.steps, start)
-    begin(training, start, loader.steps, [spec.random_seed, loader.samples, spec.training.batch_size])
+    with distribution.together(device):
+        loader, validation = loaders(spec, device)
+        training, _ = build(spec, loader.steps, start, device.count)
+        begin(training, start, loader.steps, [spec.random_seed, loader.samples, loader.batch_size])
+        return _reported(spec, results_folder(results), device, precision, loader, validation, training, start.progress)
 
-    folder = results_folder(results) / FOLDER
+
+def _reported(spec, results: Path, device, precision: str, loader: Loader, validation, training, progress) -> Path:
+    """Reports and the step, into `results/dry_run`."""
+    folder = results / FOLDER
     with sole_writer(results, "another ssd train"):
         folder.mkdir(exist_ok=True)
         pages: list[str] = []
@@ -92,7 +94,7 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
             "anchors": _anchors(spec, training, loader.index, validation and validation.index, folder, pages),
         }
         try:
-            step = _step(spec, training, loader, start.progress.epoch, cpu=device.kind == "cpu")
+            step = _step(spec, training, loader, progress.epoch, device)
             _show(_step_text(step), pages)
             # JSON has no NaN.
             report["step"] = {**vars(step), "loss": step.loss if np.isfinite(step.loss) else None}
@@ -163,27 +165,23 @@ def _anchors(spec: Experiment, training: TrainingModel, index: ImageIndex, valid
     return anchor_report.as_json(report)
 
 
-def _step(spec: Experiment, training: TrainingModel, loader: Loader, epoch: int, *, cpu: bool) -> Step:
+def _step(spec: Experiment, training: TrainingModel, loader: Loader, epoch: int, device: Device) -> Step:
     """Trains on the first batch of `epoch`."""
     images, truth = next(iter(loader.epoch(epoch)))
     if keras.backend.backend() != "tensorflow":
         images, truth = np.asarray(images), {name: np.asarray(value) for name, value in truth.items()}
     training.start_epoch()
-    before, began = _peak(), time.perf_counter()
+    before, began = distribution.peak_memory(device), time.perf_counter()
     try:
-        training.train_on_batch(images, keyed(truth))
+        training.train_on_batch(keyed_pixels(images, len(truth["index"]), loader.share), keyed(truth))
         loss = training.totals()["loss"]  # waits for the device
     except Exception as error:
         raise explained(error, spec, resumable=False) from error
     seconds = time.perf_counter() - began
     finite = all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in training.detector.weights)
     finite = finite and bool(np.isfinite(loss))
-    return Step(len(truth["index"]), loss, finite, seconds, (before, _peak()) if cpu else None)
-
-
-def _peak() -> int:
-    """Bytes: the most memory this process has had. (Linux counts in KiB.)"""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (before, distribution.peak_memory(device)) if device.kind == "cpu" else None
+    return Step(len(truth["index"]), loss, finite, seconds, peak)
 
 
 def _step_text(step: Step) -> str:

@@ -8,11 +8,11 @@ import numpy as np
 from keras import ops
 
 from ssd.console import progress as progress_bar
-from ssd.console import say
+from ssd.console import say, since_start
 from ssd.errors import RunError
 from ssd.training import early_stopping
 from ssd.training.run import Run
-from ssd.training.shapes import keyed
+from ssd.training.shapes import keyed, keyed_pixels
 from ssd.training.state import Progress
 from ssd.training.step import TrainingModel, regularisation
 from ssd.training.validation import Validation
@@ -32,7 +32,7 @@ def train_epoch(run: Run, progress: Progress) -> dict:
     recent: dict[int, np.ndarray] = {}  # image indices by step, since the last look
     batches = _batches(loader, progress)
     with progress_bar(total=loader.samples, label=f"epoch {progress.epoch + 1}/{config.num_epochs}") as bar:
-        bar.update(min(progress.position * config.batch_size, loader.samples))
+        bar.update(min(progress.position * loader.batch_size, loader.samples))
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -43,13 +43,21 @@ def train_epoch(run: Run, progress: Progress) -> dict:
             if progress.position == 0 and run.board.wants_images():
                 run.board.images(progress.epoch + 1, images, truth, run.spec.classes, run.spec.augmentation)
             recent[counter] = np.asarray(truth["index"])
-            training.train_on_batch(images, keyed(truth))
+            pixels = keyed_pixels(images, len(recent[counter]), loader.share)
+            run.profile.before_step()
+            first, began_step = training.train_function is None, time.perf_counter()
+            training.train_on_batch(pixels, keyed(truth))
+            run.profile.after_step(training.totals)
+            if first:
+                training.totals()  # waits for the device
+                took = time.perf_counter() - began_step
+                say(f"compiled in {took:.1f} s, with the first step; {since_start():.0f} s since the start")
             seen += len(recent[counter])
             bar.update(len(recent[counter]))
             counter += 1
             progress.position += 1
             progress.seconds = before + time.perf_counter() - began
-            stopping = run.interrupt.requested
+            stopping = run.interrupt.requested()
             if stopping or time.perf_counter() - looked > LOOK_EVERY:
                 losses = check_losses(run, progress, recent)
                 bar.set_postfix_str(f"loss {losses['loss']:.3f}", refresh=False)

@@ -2,10 +2,12 @@
 
 import signal
 import threading
+from collections.abc import Callable
 
 from ssd.console import warn
 from ssd.errors import Signalled
 
+ASK_EVERY = 16  # steps between agreements of several processes; each waits for the devices
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -14,10 +16,17 @@ class Stopped(Signalled):
 
 
 class Interrupt:
-    """While entered, the first signal is only noted, for `check` to raise; a second one interrupts at once."""
+    """While entered, the first signal is only noted, for `check` to raise; a second one interrupts at once.
 
-    def __init__(self):
-        self._number: int | None = None  # of the first signal
+    Args:
+        agree: of processes that train together: the largest number that any of them comes with. They ask at the same
+            steps, and stop at the same one.
+    """
+
+    def __init__(self, agree: Callable[[int], int] | None = None):
+        self._number = 0  # of the first signal
+        self._agree, self._asked = agree, 0
+        self._agreed = 0  # the number that all stop for
         self._before: dict = {}
 
     def __enter__(self) -> "Interrupt":
@@ -35,17 +44,22 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, number, frame) -> None:
-        if self.requested:
+        if self._number:
             raise Signalled(number)
         self._number = number
         warn("interrupted: saving after this step (once more to stop at once)")
 
-    @property
     def requested(self) -> bool:
-        """Whether a signal came."""
-        return self._number is not None
+        """Whether a signal came, to any of the processes."""
+        if self._agree is None:
+            self._agreed = self._number
+        elif not self._agreed:
+            self._asked += 1
+            if self._asked % ASK_EVERY == 0:
+                self._agreed = self._agree(self._number)
+        return bool(self._agreed)
 
     def check(self) -> None:
         """Raises Stopped if a signal came."""
-        if self._number is not None:
-            raise Stopped(self._number)
+        if self.requested():
+            raise Stopped(self._agreed)

@@ -5,6 +5,7 @@ from keras import ops
 from ssd.boxes.coder import encode, to_centers
 from ssd.boxes.gather import gather_rows
 from ssd.boxes.matcher import match
+from ssd.models.replicas import gathered, own_rows, total
 from ssd.spec.config import Network
 
 
@@ -17,6 +18,9 @@ def ssd_loss(class_logits, offsets, boxes, classes, anchors, network: Network) -
     `neg_pos_ratio * B` hardest and divides by B, as if every image had one positive. Neutral anchors
     count nowhere.
 
+    Replicas of a step have a part of the batch each. What decides is the whole batch all the same: the parts of the
+    loss returned are the own ones, and their sum over the replicas is the loss.
+
     Args:
         class_logits: `(B, A, 1 + classes)`, background first, before softmax.
         offsets: `(B, A, 4)`.
@@ -26,19 +30,20 @@ def ssd_loss(class_logits, offsets, boxes, classes, anchors, network: Network) -
         network: thresholds, variances, `neg_pos_ratio` and `alpha`.
 
     Returns:
-        float32 scalars: `loss` = `classification` + alpha * `localisation`, both parts, and the number of `positives`.
+        float32 scalars: `loss` = `classification` + alpha * `localisation`, both parts, and the number of `positives`
+        in the whole batch.
         Regularisation is not in it: the layers of the model add their own.
     """
     class_logits = ops.cast(class_logits, "float32")
     offsets = ops.cast(offsets, "float32")
     boxes = ops.cast(boxes, "float32")
     anchors = ops.convert_to_tensor(anchors, dtype="float32")
-    batch = ops.shape(class_logits)[0]
+    batch = total(ops.cast(ops.shape(class_logits)[0], "float32"))
 
     labels, matched = match(boxes, classes, anchors, network.pos_iou_thresh, network.neg_iou_thresh)
     positive = labels > 0
-    positives = ops.sum(ops.cast(positive, "int32"))
-    share = ops.cast(ops.where(positives > 0, positives, batch), "float32")
+    positives = total(ops.cast(ops.sum(ops.cast(positive, "int32")), "float32"))
+    share = ops.where(positives > 0, positives, batch)
 
     cross_entropy = ops.sparse_categorical_crossentropy(ops.maximum(labels, 0), class_logits, from_logits=True)
     wanted = ops.cast(ops.floor(network.neg_pos_ratio * share), "int32")
@@ -54,7 +59,7 @@ def ssd_loss(class_logits, offsets, boxes, classes, anchors, network: Network) -
         "loss": classification + network.alpha * localisation,
         "classification": classification,
         "localisation": localisation,
-        "positives": ops.cast(positives, "float32"),
+        "positives": positives,
     }
 
 
@@ -65,12 +70,12 @@ def smooth_l1(difference):
 
 
 def hardest(losses, candidates, count):
-    """The `count` candidates of the largest loss in the whole array, the first ones among equals.
+    """The `count` candidates of the largest loss in the whole batch, the first ones among equals.
 
     No sort: the smallest loss that is in is found bit by bit, since non-negative floats order as their bits do.
 
     Args:
-        losses: float32, any shape, not negative.
+        losses: float32 `(B, ...)`, not negative.
         candidates: bool, the same shape.
         count: int32 scalar; all candidates are taken where there are fewer.
 
@@ -78,8 +83,8 @@ def hardest(losses, candidates, count):
         bool, the same shape. Carries no gradient.
     """
     # abs: -0.0 has the sign bit set.
-    bits = ops.view(ops.abs(ops.stop_gradient(losses)), dtype="int32")
-    bits = ops.reshape(ops.where(candidates, bits, -1), (-1,))
+    ranked = gathered(ops.where(candidates, ops.abs(ops.stop_gradient(losses)), -1.0))
+    bits = ops.reshape(ops.where(ranked < 0, -1, ops.view(ranked, dtype="int32")), (-1,))
 
     def at_least(limit):
         return ops.sum(ops.cast(bits >= limit, "int32"))
@@ -96,4 +101,4 @@ def hardest(losses, candidates, count):
     room = count - ops.sum(ops.cast(above, "int32"))
     first = ops.cumsum(ops.cast(equal, "int32")) <= room
     chosen = ops.logical_or(above, ops.logical_and(equal, first))
-    return ops.reshape(chosen, ops.shape(losses))
+    return own_rows(ops.reshape(chosen, ops.shape(ranked)), losses)

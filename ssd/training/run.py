@@ -18,8 +18,10 @@ from ssd.quantization.rewrite import quantize
 from ssd.spec.config import Experiment
 from ssd.status import StatusLog
 from ssd.training.checkpoints import Checkpoints
+from ssd.training.distribution import Device
 from ssd.training.interrupt import Interrupt
 from ssd.training.optimizers import make_optimizer
+from ssd.training.profile import Profile
 from ssd.training.schedules import SoftStart
 from ssd.training.start import Start
 from ssd.training.state import Progress, capture, restore
@@ -34,6 +36,7 @@ class Run:
 
     spec: Experiment
     folder: Path
+    device: Device
     training: TrainingModel
     schedule: SoftStart
     loader: object
@@ -42,6 +45,7 @@ class Run:
     status: StatusLog
     board: Board
     interrupt: Interrupt
+    profile: Profile
 
     @property
     def csv(self) -> Path:
@@ -53,7 +57,12 @@ class Run:
         return self.folder / "learning_curve.png"
 
     def save(self, progress: Progress, *, keep: bool, best: bool) -> None:
-        """Writes the state as the last checkpoint; `keep` under its epoch's number too, `best` as the best too."""
+        """Writes the state as the last checkpoint; `keep` under its epoch's number too, `best` as the best too.
+
+        Of several processes, which all have the same, the first one writes.
+        """
+        if self.device.share.process:
+            return
         arrays = capture(self.training)
         seed = self.spec.random_seed
         model = self.training.evaluated
@@ -62,12 +71,15 @@ class Run:
         )
 
 
-def build(spec: Experiment, steps: int, start: Start | None = None) -> tuple[TrainingModel, SoftStart]:
+def build(
+    spec: Experiment, steps: int, start: Start | None = None, devices: int = 1
+) -> tuple[TrainingModel, SoftStart]:
     """The network with fresh weights, its loss and its optimizer, ready for `train_on_batch`.
 
     Args:
         steps: batches of an epoch.
         start: a pruned network to begin with has fewer filters than the spec's, and so has the one that is built.
+        devices: that train together; the learning rate grows with them, as the batch does.
 
     Raises:
         ModelError: a pruned network whose filters or heads are not those of the spec's.
@@ -92,7 +104,7 @@ def build(spec: Experiment, steps: int, start: Start | None = None) -> tuple[Tra
         average = quantize(average, config.qat.keep_float) if config.model_ema else None
     apply_freezing(trained, spec.network)
     training = TrainingModel(trained, anchors_for(trained, spec), spec.network, average)
-    schedule = SoftStart(config.learning_rate, config.num_epochs * steps)
+    schedule = SoftStart(config.learning_rate, config.num_epochs * steps, devices)
     # On a CPU, oneDNN's kernels are about twice as fast as what XLA makes of the same TensorFlow graph.
     training.compile(
         optimizer=make_optimizer(config.optimizer, schedule), jit_compile=keras.backend.backend() != "tensorflow"

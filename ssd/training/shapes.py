@@ -7,16 +7,19 @@ round differently from an unbroken one.
 
 import numpy as np
 
+from ssd.data.share import Share
+
 ROWS = 16
 
 
 def keyed(truth: dict) -> dict[str, np.ndarray]:
     """ "boxes 8x32" `(8, 32, 4)` and "classes 8x32" `(8, 32)` of a loader's batch.
 
-    Boxes are padded further, to 16, 32, 64 and so on: few shapes, few compilations.
+    The keys count the images of the whole batch, the arrays have a row for each of them that is this process's, and
+    fillers. Boxes are padded further, to 16, 32, 64 and so on: few shapes, few compilations.
     """
     boxes, classes = np.asarray(truth["boxes"]), np.asarray(truth["classes"])
-    images, rows = classes.shape
+    images, rows = len(truth.get("index", classes)), classes.shape[1]
     room = ROWS
     while room < rows:
         room *= 2
@@ -28,5 +31,24 @@ def keyed(truth: dict) -> dict[str, np.ndarray]:
 
 
 def boxes_and_classes(batch: dict) -> tuple:
-    """The two again, out of a dictionary with `keyed` in it."""
-    return tuple(next(batch[key] for key in batch if key.startswith(name)) for name in ("boxes ", "classes "))
+    """The two again, out of a dictionary with `keyed` in it; without fillers."""
+    return tuple(_images(batch, name) for name in ("boxes ", "classes "))
+
+
+def keyed_pixels(pixels, images: int, share: Share):
+    """As they are, or where fillers are among them {"images 7": `(8, H, W, C)`}: the whole batch has 7."""
+    rows = share.rows(images)
+    return {f"images {images}": pixels} if (rows.stop - rows.start) * share.processes > images else pixels
+
+
+def only_images(pixels):
+    """The pixels again, without fillers."""
+    return _images(pixels, "images ") if isinstance(pixels, dict) else pixels
+
+
+def _images(batch: dict, name: str):
+    key = next(key for key in batch if key.startswith(name))
+    count = int(key.removeprefix(name).partition("x")[0])
+    # Within the compiled step, where an array of several devices is one. A replica of TensorFlow has fewer, none of
+    # them a filler.
+    return batch[key][:count]

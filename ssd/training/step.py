@@ -4,10 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from ssd.models.replicas import replicas, total
 from ssd.models.running_statistics import RANGE_SUFFIX, count_steps, settle
 from ssd.spec.config import Network
+from ssd.training.distribution import dealt_out
 from ssd.training.loss import ssd_loss
-from ssd.training.shapes import boxes_and_classes
+from ssd.training.shapes import boxes_and_classes, only_images
 
 # An average over the last tenth of the steps so far suits runs of any length; the cap is reached at step 45,000.
 EMA_LONGEST = 0.9998
@@ -18,7 +20,7 @@ PARTS = ("loss", "classification", "localisation", "regularisation")
 
 
 class TrainingModel(keras.Model):
-    """The detector with its loss, for `train_on_batch(images, keyed(truth))`.
+    """The detector with its loss, for `train_on_batch(keyed_pixels(images, ...), keyed(truth))`.
 
     Everything a step counts is a non-trainable weight, so that a step returns nothing and the device need not be
     waited for; `totals` and `first_bad_step` are read when the caller wants them.
@@ -49,37 +51,54 @@ class TrainingModel(keras.Model):
         count_steps(detector, self.counter)
 
     def _counter(self, name: str, shape: tuple, dtype: str, initializer):
-        return self.add_weight(name=name, shape=shape, dtype=dtype, initializer=initializer, trainable=False)
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            initializer=initializer,
+            trainable=False,
+            aggregation="only_first_replica",  # all have the same
+        )
 
     @property
     def evaluated(self) -> keras.Model:
         """The network that is validated and saved: the average where one is kept."""
         return self.detector if self.average is None else self.average
 
-    def call(self, images, training=False):
-        return self.detector(images, training=training)
+    def train_on_batch(self, x, y):
+        """One step. Nothing is returned, and the device is not waited for."""
+        if keras.backend.backend() != "tensorflow":
+            super().train_on_batch(x, y)
+            return
+        # Keras' own does not deal batches out with this backend.
+        self.make_train_function()
+        self.train_function([(*dealt_out((x, y)), None)])
+
+    def call(self, pixels, training=False):
+        return self.detector(only_images(pixels), training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         boxes, classes = boxes_and_classes(y)
         parts = ssd_loss(y_pred["class_logits"], y_pred["offsets"], boxes, classes, self.anchors, self.network)
         penalty = regularisation(self.detector)
-        total = parts["loss"] + penalty
-        self._count(ops.shape(x)[0], total, parts["classification"], parts["localisation"], penalty)
+        whole = total(ops.stack([parts[name] for name in ("loss", "classification", "localisation")]))
+        images = total(ops.cast(ops.shape(classes)[0], "float32"))
+        self._count(images, whole[0] + penalty, whole[1], whole[2], penalty)
         if self.average is not None:
             self._follow()
-        return total
+        # The gradients of the replicas are added up.
+        return parts["loss"] + penalty / replicas()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return {}  # a value returned here would make every step wait for the device
 
     def _count(self, images, *losses) -> None:
-        total = losses[0]
+        loss = losses[0]
         counter, bad = ops.convert_to_tensor(self.counter), ops.convert_to_tensor(self.bad_step)
-        first = ops.logical_and(bad < 0, ops.logical_not(ops.isfinite(total)))
+        first = ops.logical_and(bad < 0, ops.logical_not(ops.isfinite(loss)))
         self.bad_step.assign(ops.where(first, counter, bad))
-        weight = ops.cast(images, "float32")
-        values = [ops.ones_like(total), *losses]
-        self.sums.assign(self.sums + weight * ops.stop_gradient(ops.stack(values)))
+        values = [ops.ones_like(loss), *losses]
+        self.sums.assign(self.sums + images * ops.stop_gradient(ops.stack(values)))
         self.counter.assign(counter + 1)
 
     def _follow(self) -> None:

@@ -1,24 +1,32 @@
 """The training program, top to bottom: find the start, build, train epoch after epoch, report."""
 
+import contextlib
 import json
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
 
-from ssd.console import say, warn
+from ssd.console import only_errors, say, warn
+from ssd.data.loader import Loader
 from ssd.data.pipeline import evaluation_loader, training_loader
 from ssd.errors import RunError
 from ssd.files import results_folder, sole_writer, write_text
 from ssd.models.detector import summary
 from ssd.models.running_statistics import RANGE_SUFFIX
+from ssd.spec import with_batch_size
 from ssd.spec.config import Experiment, Training
 from ssd.status import StatusLog
 from ssd.training import distribution, history
+from ssd.training.auto_batch import largest_batch
 from ssd.training.checkpoints import Checkpoints, run_name
 from ssd.training.epoch import conclude_epoch, train_epoch
 from ssd.training.interrupt import Interrupt, Stopped
+from ssd.training.profile import Profile
 from ssd.training.run import Run, begin, build
 from ssd.training.start import find_start
 from ssd.training.state import Progress
@@ -26,6 +34,8 @@ from ssd.training.tensorboard import Board
 from ssd.training.validation import Validator
 
 DRAW_EVERY = 5.0  # seconds between pictures of the curves, for epochs shorter than the drawing
+# What JAX and the libraries below it say when another process does not answer any more.
+LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "heartbeat", "Connection reset by peer", "Connection closed")
 OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OOM when", "out of memory")
 
 
@@ -40,7 +50,11 @@ class Request:
     use_amp: bool = False
     deterministic: bool = False
     key: str | None = None  # of encrypted files
+    auto_batch: bool = False
+    profile: int = 0  # steps to trace
+    gpus: int = 1  # of this process
     gpu_index: list[int] | None = None
+    cluster: distribution.Cluster | None = None
 
 
 def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
@@ -48,11 +62,13 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
 
     Raises:
         InputError and its kinds: the spec, the data or a file cannot be used; nothing was written.
-        RunError: the loss is not finite, the disk is full, memory is short; the last whole checkpoint is kept.
+        RunError: the loss is not finite, the disk is full, memory is short, another process of the run was lost; the
+            last whole checkpoint is kept.
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP; `Stopped`, its kind, where the state was saved.
     """
-    distribution.hide_other_gpus(request.gpu_index)
-    device = distribution.choose_device(request.gpu_index)
+    device = request_device(request)
+    if device.share.process:
+        only_errors()
     folder = Path(results_dir).expanduser()
     checkpoints = Checkpoints.of(folder, spec.network)
     start = find_start(
@@ -69,26 +85,45 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         say(f"nothing to resume: {reason}")
         return folder
 
+    if request.auto_batch:
+        spec = with_batch_size(spec, largest_batch(spec, request.use_amp))
+        say(f"--auto_batch: batches of {spec.training.batch_size} images a device; learning rates are the spec's")
     precision = distribution.set_precision(request.use_amp, device)
     distribution.seed(spec.random_seed, request.deterministic)
-    loader = training_loader(spec, batch_size=spec.training.batch_size)
-    validation = evaluation_loader(spec, batch_size=spec.evaluation.batch_size) if spec.dataset.validation else None
-    training, schedule = build(spec, loader.steps, start)
-    report = begin(training, start, loader.steps, [spec.random_seed, loader.samples, spec.training.batch_size])
-    validator = Validator(training.evaluated, training.anchors, spec, validation) if validation else None
+    with contextlib.ExitStack() as during:
+        during.enter_context(distribution.together(device))
+        loader, validation = loaders(spec, device)
+        training, schedule = build(spec, loader.steps, start, device.count)
+        report = begin(training, start, loader.steps, [spec.random_seed, loader.samples, loader.batch_size])
+        validator = Validator(training.evaluated, training.anchors, spec, validation) if validation else None
 
-    with sole_writer(results_folder(folder), "another ssd train"), Interrupt() as interrupt:
-        status = StatusLog(folder)
-        checkpoints.sweep()
-        if start.resumed:
+        written = during.enter_context(written_folder(folder, device))
+        agree = partial(distribution.agreed, device=device) if device.share.processes > 1 else None
+        interrupt = during.enter_context(Interrupt(agree))
+        status = StatusLog(written)
+        if start.resumed and written == folder:
             checkpoints.settle_best(start.path, start.progress)
-        write_text(folder / "resolved_spec.txt", spec.text)
+        write_text(written / "resolved_spec.txt", spec.text)
         if report is not None:
             content = {"file": start.path, **report.as_json()}
-            write_text(folder / "initial_weights.json", json.dumps(content, indent=2) + "\n")
-        board = Board(folder / "events", spec.training.visualizer)
-        run = Run(spec, folder, training, schedule, loader, validator, checkpoints, status, board, interrupt)
-        banner(run, device, precision)
+            write_text(written / "initial_weights.json", json.dumps(content, indent=2) + "\n")
+        board = Board(written / "events", spec.training.visualizer if written == folder else None)
+        profile = Profile(written / "profile", request.profile if written == folder else 0)
+        run = Run(
+            spec=spec,
+            folder=written,
+            device=device,
+            training=training,
+            schedule=schedule,
+            loader=loader,
+            validator=validator,
+            checkpoints=checkpoints,
+            status=status,
+            board=board,
+            interrupt=interrupt,
+            profile=profile,
+        )
+        banner(run, precision)
         try:
             epochs(run, start.progress)
         except KeyboardInterrupt as stop:
@@ -98,11 +133,45 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
             raise
         except Exception as error:
             status.write("FAILURE", str(error))
-            raise explained(error, spec) from error
+            raise explained(error, spec, processes=device.share.processes) from error
         finally:
             board.close()
+            profile.close()
+        profile.check()
         status.write("SUCCESS", "Training finished successfully.")
     return folder
+
+
+def request_device(request: Request) -> distribution.Device:
+    """What a request trains on; joins its cluster. Raises InputError, RunError: see `ssd.training.distribution`."""
+    cluster = request.cluster
+    # What starts one process a GPU may show all of them to each: JAX then takes the one that is meant.
+    if cluster is None or cluster.coordinator != distribution.AUTO:
+        distribution.hide_other_gpus(request.gpus, request.gpu_index)
+    if cluster is not None:
+        distribution.join(cluster)
+    return distribution.choose_device(request.gpus, request.gpu_index, cluster)
+
+
+def loaders(spec: Experiment, device: distribution.Device) -> tuple[Loader, Loader | None]:
+    """Of the training and the validation data, in batches for all devices together."""
+    share, count = device.share, device.count
+    training = training_loader(spec, batch_size=spec.training.batch_size * count, share=share)
+    if not spec.dataset.validation:
+        return training, None
+    return training, evaluation_loader(spec, batch_size=spec.evaluation.batch_size * count, share=share)
+
+
+@contextlib.contextmanager
+def written_folder(folder: Path, device: distribution.Device) -> Iterator[Path]:
+    """Where this process writes: `folder`, swept and kept from other runs; the others of a run into the void."""
+    if device.share.process:
+        with tempfile.TemporaryDirectory(prefix="ssd-train-") as nowhere:
+            yield Path(nowhere)
+        return
+    with sole_writer(results_folder(folder), "another ssd train"):
+        Checkpoints(folder / "weights", "").sweep()
+        yield folder
 
 
 def epochs(run: Run, progress: Progress) -> Progress:
@@ -162,7 +231,7 @@ def finished(spec: Experiment, progress: Progress) -> str | None:
     return None
 
 
-def banner(run: Run, device: distribution.Device, precision: str) -> None:
+def banner(run: Run, precision: str) -> None:
     """What is trained, on what, with how much."""
     spec, about = run.spec, summary(run.training.detector)
     height, width, channels = about.input_shape
@@ -175,17 +244,23 @@ def banner(run: Run, device: distribution.Device, precision: str) -> None:
         share = spec.training.qat.settle_at
         end = f"they settle after {share:.0%} of its epochs" if share < 1 else "they never settle"
         say(f"quantization-aware: {ranges} tensors with INT8 ranges; like batch statistics {end}")
-    say(f"device: {device.name}; {precision}; Keras {keras.__version__} on {keras.backend.backend()}")
+    say(f"device: {run.device.name}; {precision}; Keras {keras.__version__} on {keras.backend.backend()}")
     say(
-        f"{run.loader.samples} training images in {run.loader.steps} batches of {spec.training.batch_size}; "
+        f"{run.loader.samples} training images in {run.loader.steps} batches of {run.loader.batch_size}; "
         f"{run.validator.loader.samples if run.validator else 'no'} validation images; "
         f"{spec.training.num_epochs} epochs"
     )
 
 
-def explained(error: Exception, spec: Experiment, *, resumable: bool = True) -> Exception:
-    """A shortage of memory in words; any other error as it is."""
+def explained(error: Exception, spec: Experiment, *, resumable: bool = True, processes: int = 1) -> Exception:
+    """A shortage of memory, or a lost process, in words; any other error as it is."""
     text = f"{type(error).__name__}: {error}"
+    if processes > 1 and any(sign in text for sign in LOST_PROCESS):
+        distribution.leave_at_once()
+        return RunError(
+            f"another of the {processes} processes of the run was lost ({str(error).splitlines()[0][:120]})",
+            hint="the last whole checkpoint is kept: go on with --resume, with as many processes as you like",
+        )
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         batch = spec.training.batch_size
         return RunError(

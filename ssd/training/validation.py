@@ -7,11 +7,14 @@ import numpy as np
 from keras import ops
 
 from ssd.boxes.nms import Detections, detect
+from ssd.data.share import ALONE
 from ssd.evaluation.average_precision import voc_report
 from ssd.evaluation.run import evaluate_loader
+from ssd.models.replicas import total
 from ssd.spec.config import Experiment
+from ssd.training.distribution import dealt_out, everywhere
 from ssd.training.loss import ssd_loss
-from ssd.training.shapes import boxes_and_classes, keyed
+from ssd.training.shapes import boxes_and_classes, keyed, keyed_pixels, only_images
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,10 @@ class Validation:
 
 
 class Scorer(keras.Model):
-    """Detections and loss of one batch in one pass; `predict_on_batch({"images": ..., **keyed(truth)})`."""
+    """Detections and loss of one batch in one pass; `predict_on_batch({"images": keyed_pixels(...), **keyed(truth)})`.
+
+    All processes get the whole batch's: what follows from a validation, they do alike.
+    """
 
     def __init__(self, detector: keras.Model, anchors: np.ndarray, spec: Experiment):
         super().__init__(name="scorer", dtype="float32")
@@ -33,7 +39,7 @@ class Scorer(keras.Model):
         self.spec = spec
 
     def call(self, batch, training=False):
-        outputs = self.detector(batch["images"], training=False)
+        outputs = self.detector(only_images(batch["images"]), training=False)
         logits, offsets = outputs["class_logits"], outputs["offsets"]
         network, nms = self.spec.network, self.spec.nms
         detections = detect(
@@ -46,8 +52,8 @@ class Scorer(keras.Model):
             top_k=nms.top_k,
         )
         boxes, classes = boxes_and_classes(batch)
-        loss = ssd_loss(logits, offsets, boxes, classes, self.anchors, network)["loss"]
-        return {"loss": ops.reshape(loss, (1,)), **detections._asdict()}
+        loss = total(ssd_loss(logits, offsets, boxes, classes, self.anchors, network)["loss"])
+        return everywhere({"loss": ops.reshape(loss, (1,)), **detections._asdict()})
 
 
 class Validator:
@@ -71,9 +77,14 @@ class Validator:
         def predict(images) -> Detections:
             nonlocal losses, images_seen
             stop()
-            scored = self.scorer.predict_on_batch({"images": images, **keyed(self._counted(self.loader.truth))})
-            losses += float(scored["loss"][0]) * len(images)
-            images_seen += len(images)
+            truth = self._counted(self.loader.truth)
+            count, share = len(truth["index"]), self.loader.share
+            if share != ALONE:
+                truth = {**share.of(truth, count), "index": truth["index"]}
+            batch = {"images": keyed_pixels(images, count, share), **keyed(truth)}
+            scored = self.scorer.predict_on_batch(dealt_out(batch))
+            losses += float(scored["loss"][0]) * count
+            images_seen += count
             return Detections(**{name: scored[name] for name in Detections._fields})
 
         results = evaluate_loader(predict, self.loader, label="validation")
@@ -98,6 +109,7 @@ class _Tapped:
         self.loader = loader
         self.samples = loader.samples
         self.steps = loader.steps
+        self.share = loader.share
         self.names = loader.names
         self.truth: dict | None = None
 

@@ -12,7 +12,7 @@ def test_the_first_signal_waits_for_a_check_and_the_second_does_not(number):
     with Interrupt() as interrupt:
         interrupt.check()
         os.kill(os.getpid(), number)
-        assert interrupt.requested
+        assert interrupt.requested()
         with pytest.raises(Stopped) as first:
             interrupt.check()
         assert first.value.number == number

@@ -7,13 +7,12 @@ import shutil
 import signal
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_network import replace
 
 from ssd.errors import InputError, ModelError, RunError
-from ssd.models.batch_norm import BatchNormalization
 from ssd.models.checkpoint import load_model, read_state, save_model
 from ssd.spec import load_experiment
 from ssd.training import run as run_module
@@ -67,27 +66,8 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    """A 4x4 grid of anchors on a pooled picture, in place of a ResNet."""
-
-    def build(network, shape, classes, regularizer):
-        images = keras.Input(shape, name="Input")
-        x = keras.layers.AveragePooling2D(32, name="pool")(images)
-        x = keras.layers.Conv2D(8, 1, use_bias=False, kernel_regularizer=keras.regularizers.L2(1e-4), name="conv1")(x)
-        x = keras.layers.ReLU(name="relu1")(BatchNormalization(name="bn1")(x))
-        logits = keras.layers.Conv2D(1 + classes, 1, name="ssd_conf_0")(x)
-        offsets = keras.layers.Conv2D(4, 1, name="ssd_loc_0")(x)
-        outputs = {
-            "class_logits": keras.layers.Reshape((-1, 1 + classes), name="logits")(logits),
-            "offsets": keras.layers.Reshape((-1, 4), name="offsets")(offsets),
-        }
-        return keras.Model(images, outputs)
-
-    corners = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2) / 4
-    anchors = np.concatenate([corners, corners + 0.25], axis=1).astype(np.float32)
-    monkeypatch.setattr(run_module, "build_detector", build)
-    monkeypatch.setattr(run_module, "anchors_for", lambda model, spec: anchors)
-    monkeypatch.setattr(run_module, "apply_freezing", lambda model, network: [])
-    monkeypatch.setattr(trainer, "banner", lambda *args: None)
+    """In place of a ResNet."""
+    replace(monkeypatch.setattr)
 
 
 @pytest.fixture

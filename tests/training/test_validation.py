@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from ssd.data.share import ALONE
 from ssd.spec.config import Dataset, Evaluation, Experiment, Nms
 from ssd.training.validation import Validator
 
@@ -14,7 +15,7 @@ EASY, DIFFICULT = (0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)
 class Loader:
     """Batches of 2 and 1 images of one object; the first image may have a second, difficult one."""
 
-    samples, steps = 3, 2
+    samples, steps, share = 3, 2, ALONE
 
     def __init__(self, with_difficult: bool):
         self.with_difficult = with_difficult

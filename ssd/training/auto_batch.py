@@ -1,0 +1,123 @@
+"""The largest batch that a training step has memory for: steps of real size, each in a process of its own.
+
+    python -m ssd.training.auto_batch < {"spec": ..., "batch": 16, "use_amp": false}
+
+is one of those processes; it prints the memory that two steps took and what there is. One that runs out of memory ends,
+and nothing else with it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from ssd.console import say
+from ssd.errors import RunError
+from ssd.spec import experiment_from_text
+from ssd.spec.config import Experiment
+
+SHARE = 0.85  # of the memory that is there: ground truth varies, and the loader needs some
+MOST = 256  # images: devices gain nothing beyond, and the updates become few
+TRIES = 5
+ROUND = 8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Bytes: the most that two steps with `batch` images held, and what the device has for them."""
+
+    batch: int
+    peak: int
+    limit: int
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= SHARE * self.limit
+
+
+def largest_batch(spec: Experiment, use_amp: bool) -> int:
+    """Images per device.
+
+    Raises:
+        RunError: not even one image fits.
+    """
+    batch = min(max(spec.training.batch_size, 1), ROUND)
+    first = _trial(spec, batch, use_amp)
+    while (first is None or not first.fits) and batch > 1:
+        batch //= 2
+        first = _trial(spec, batch, use_amp)
+    if first is None or not first.fits:
+        raise RunError(
+            "--auto_batch: there is no memory for a batch of one image", hint="a smaller network or input needs less"
+        )
+    best, before, limit = first, None, MOST
+    following = 2 * batch
+    for _ in range(TRIES):
+        following = min(_rounded(following), limit)
+        if following <= best.batch:
+            break
+        found = _trial(spec, following, use_amp)
+        if found is None or not found.fits:
+            limit = following - 1
+            following = (best.batch + following) // 2
+            continue
+        best, before = found, best
+        following = _predicted(before, best)
+    return best.batch
+
+
+def _predicted(smaller: Trial, larger: Trial) -> int:
+    """Where the line through two trials reaches what may be taken."""
+    slope = (larger.peak - smaller.peak) / (larger.batch - smaller.batch)
+    return larger.batch + int((SHARE * larger.limit - larger.peak) / max(slope, 1.0))
+
+
+def _rounded(batch: int) -> int:
+    return batch // ROUND * ROUND if batch >= 2 * ROUND else batch
+
+
+def _trial(spec: Experiment, batch: int, use_amp: bool) -> Trial | None:
+    """None where the process ran out of memory."""
+    asked = json.dumps({"spec": spec.text, "batch": batch, "use_amp": use_amp})
+    command = [sys.executable, "-m", "ssd.training.auto_batch"]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True)
+    if done.returncode:
+        say(f"--auto_batch: {batch} images: out of memory")
+        return None
+    trial = Trial(batch, **json.loads(done.stdout.splitlines()[-1]))
+    say(f"--auto_batch: {batch} images: {trial.peak / 1e9:.2f} of {trial.limit / 1e9:.2f} GB")
+    return trial
+
+
+def _try(spec: Experiment, batch: int, use_amp: bool) -> dict:
+    """Two steps on made-up data in this process."""
+    import numpy as np
+
+    from ssd.training import distribution
+    from ssd.training.run import build
+    from ssd.training.shapes import keyed
+
+    device = distribution.choose_device(1, None)
+    distribution.set_precision(use_amp, device)
+    limit = distribution.free_memory(device)
+    training, _ = build(spec, steps=1)
+    shape = (batch, spec.augmentation.height, spec.augmentation.width, spec.augmentation.channels)
+    pixels = np.random.default_rng(0).normal(0, 50, shape).astype(np.float32)
+    boxes, classes = np.zeros((batch, 32, 4), np.float32), np.ones((batch, 32), np.int32)
+    boxes[:] = (0.25, 0.25, 0.75, 0.75)
+    for _ in range(2):
+        training.train_on_batch(pixels, keyed({"boxes": boxes, "classes": classes}))
+        training.totals()  # waits for the device
+    return {"peak": distribution.peak_memory(device), "limit": limit}
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    spec = experiment_from_text(asked["spec"], "spec", "inference")
+    print(json.dumps(_try(spec, asked["batch"], asked["use_amp"])))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()
