@@ -134,7 +134,8 @@ def _device_problems(args: argparse.Namespace) -> list[InputError]:
         problems.append(InputError(f"--gpu_index {' '.join(map(str, indices))}: the same GPU twice"))
     place = [flag for flag in ("num_processes", "process_id") if getattr(args, flag) is not None]
     if args.coordinator is None:
-        problems += [InputError(f"--{flag} needs --coordinator HOST:PORT") for flag in place]
+        hint = "the GPUs of one machine need one process: --gpus N"
+        problems += [InputError(f"--{flag} needs --coordinator HOST:PORT", hint=hint) for flag in place]
     elif args.coordinator == "auto":
         if args.gpus > 1 or indices:
             problems.append(

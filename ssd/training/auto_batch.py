@@ -19,7 +19,7 @@ from ssd.spec.config import Experiment
 
 SHARE = 0.85  # of the memory that is there: ground truth varies, and the loader needs some
 MOST = 256  # images: devices gain nothing beyond, and the updates become few
-TRIES = 5
+TRIES = 8
 ROUND = 8
 
 

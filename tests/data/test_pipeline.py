@@ -9,6 +9,7 @@ from PIL import Image
 from ssd.data import records
 from ssd.data.images import image_size
 from ssd.data.pipeline import Loader, evaluation_loader, image_loader, training_loader
+from ssd.data.share import Share
 from ssd.data.sources import index_sources
 from ssd.errors import DataError
 from ssd.spec.config import Augmentation, Dataset, DataSource, Experiment
@@ -155,6 +156,37 @@ def test_an_epoch_that_follows_another_is_as_one_started_afresh(folders):
         np.testing.assert_array_equal(a, b)
         for key in expected:
             np.testing.assert_array_equal(truth[key], expected[key])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batches_out(folders, processes):
+    """4 images and then 3: each process has its rows of both, zeros behind the last image."""
+    whole = list(training_loader(experiment(folders), batch_size=4).epoch(1))
+    found = []
+    for process in range(processes):
+        share = Share(process, processes, processes)
+        found.append(list(training_loader(experiment(folders), batch_size=4, share=share).epoch(1)))
+    for step, (images, truth) in enumerate(whole):
+        parts = [batches[step] for batches in found]
+        pixels = np.concatenate([part for part, _ in parts])
+        assert len(pixels) == 4
+        np.testing.assert_array_equal(pixels[: len(images)], images)
+        assert not pixels[len(images) :].any()
+        for name in ("boxes", "classes", "size"):
+            rows = np.concatenate([part[name] for _, part in parts])
+            np.testing.assert_array_equal(rows[: len(images)], truth[name])
+        for _, part in parts:
+            np.testing.assert_array_equal(part["index"], truth["index"])
+
+
+def test_every_process_has_the_whole_truth_of_evaluation(folders):
+    whole = list(evaluation_loader(experiment(folders), batch_size=4).epoch(0))
+    shared = list(evaluation_loader(experiment(folders), batch_size=4, share=Share(1, 2, 2)).epoch(0))
+    for (images, truth), (part, found) in zip(whole, shared, strict=True):
+        assert len(part) == 2
+        np.testing.assert_array_equal(part[: max(len(images) - 2, 0)], images[2:])
+        for name, values in truth.items():
+            np.testing.assert_array_equal(found[name], values)
 
 
 @pytest.mark.parametrize("channels", [3, 1])
