@@ -145,7 +145,7 @@ def prepare(options: dict):
 
 
 def exported(model, spec, batches: dict) -> dict:
-    """The ONNX graphs, float and INT8, through ONNX Runtime: without NMS for the network alone, with ONNX's operator."""
+    """The ONNX graphs, float and INT8, through ONNX Runtime: without NMS for the network alone, else with."""
     from ssd.deploy import export_graph
     from ssd.deploy.graph_predictor import graph_input
     from ssd.deploy.predictors import open_graph

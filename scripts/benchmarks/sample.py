@@ -52,6 +52,34 @@ def make_sparse(model, images, share: float = CANDIDATES) -> None:
             layer.set_weights([kernel, bias])
 
 
+def compiled(function):
+    """As the backend compiles it in training and evaluation."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
+def suppression(spec: Experiment, anchors):
+    """Decoding and NMS alone, compiled: logits and offsets to detections."""
+    from ssd.boxes.nms import detect
+
+    nms = spec.nms
+    settings = {name: getattr(nms, name) for name in ("confidence_threshold", "iou_threshold", "top_k")}
+    return compiled(lambda logits, offsets: detect(logits, offsets, anchors, spec.network.variances, **settings))
+
+
+def on_photographs(spec: Experiment, folder: Path, count: int) -> Experiment:
+    """`spec` with made photographs for validation data."""
+    source = photographs(folder, count)
+    return dataclasses.replace(spec, dataset=dataclasses.replace(spec.dataset, validation=(source,)))
+
+
 def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> DataSource:
     """A KITTI pair of folders with JPEGs in bytes near those of Pascal VOC (about 100 kB), three objects each."""
     rng = np.random.default_rng(0)
