@@ -15,7 +15,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import Worker, arguments, machine, machine_line, ratio, serve, spread, spread_text, timed, write_json
+from timing import (
+    Worker,
+    add_torch_python,
+    arguments,
+    machine,
+    machine_line,
+    ratio,
+    serve,
+    spread,
+    spread_text,
+    timed,
+    write_json,
+)
 
 SIDE = 300
 CANDIDATES = 0.01
@@ -28,7 +40,7 @@ def main() -> None:
     parser.add_argument("--backends", default="tensorflow", help="of tensorflow (with ONNX Runtime), jax")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--images", type=int, default=8, help="per measurement")
-    parser.add_argument("--torch-python", default=sys.executable, metavar="PYTHON", help="an interpreter with PyTorch")
+    add_torch_python(parser)
     args = parser.parse_args()
     about = machine()
     print(machine_line(about))

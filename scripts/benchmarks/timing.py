@@ -11,6 +11,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -87,6 +88,12 @@ def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
+def add_torch_python(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get("TORCH_PYTHON", sys.executable)
+    text = "an interpreter with PyTorch; default: $TORCH_PYTHON, or the one that runs this"
+    parser.add_argument("--torch-python", default=default, metavar="PYTHON", help=text)
+
+
 def write_json(path: Path | None, content: dict) -> None:
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,15 +115,21 @@ class Worker:
 
     def __init__(self, script: str, options: dict, *, python: str = sys.executable, environment: dict | None = None):
         command = [python, str(HERE / script), "--worker", json.dumps(options)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries chat; our errors come as answers
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
-        )
-        self.facts = self._answer()
+        # Libraries chat; it is read only where the process dies.
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                text=True,
+                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
+            )
+        except OSError as error:
+            self._process, self.facts = None, {"error": f"{python}: {error.strerror}"}
+        else:
+            self.facts = self._answer()
 
     @property
     def usable(self) -> bool:
@@ -132,6 +145,8 @@ class Worker:
         return answer
 
     def close(self) -> None:
+        if self._process is None:
+            return
         self._process.stdin.close()
         self._process.wait()
 
@@ -140,7 +155,10 @@ class Worker:
         for line in self._process.stdout:
             if line.startswith(MARK):
                 return json.loads(line[len(MARK) :])
-        return {"error": f"the process ended with {self._process.wait()}"}
+        status = self._process.wait()
+        self._stderr.seek(0)
+        last = [line.strip() for line in self._stderr if line.strip()][-1:]
+        return {"error": f"the process ended with {status}: {' '.join(last)}"}
 
 
 MARK = "@@ "

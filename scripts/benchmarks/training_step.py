@@ -16,7 +16,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import Worker, arguments, machine, machine_line, ratio, serve, spread, spread_text, timed, write_json
+from timing import (
+    Worker,
+    add_torch_python,
+    arguments,
+    machine,
+    machine_line,
+    ratio,
+    serve,
+    spread,
+    spread_text,
+    timed,
+    write_json,
+)
 
 SIDE = 300
 L2 = 2e-4
@@ -32,7 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2, help="per round")
     parser.add_argument("--objects", type=int, default=8, help="ground truth of an image")
-    parser.add_argument("--torch-python", default=sys.executable, metavar="PYTHON", help="an interpreter with PyTorch")
+    add_torch_python(parser)
     parser.add_argument("--peak-tflops", type=float, help="of the device, in the precision measured: prints the share")
     args = parser.parse_args()
     about = machine()
