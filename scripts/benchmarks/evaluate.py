@@ -46,7 +46,7 @@ def report(task: str, rounds: list[dict], images: int) -> dict:
         seconds = spread([turn[part]["seconds"] for turn in rounds])
         busy = spread([turn[part]["processor"] / turn[part]["seconds"] / cores() for turn in rounds])
         found[part] = {"seconds": seconds, "cores_busy": busy}
-        print(f"{part:30}{spread_text(seconds):>28}{busy['median']:>12.0%}")
+        print(f"{part:30}{spread_text(seconds, 4):>28}{busy['median']:>12.0%}")
     whole = [turn["whole"]["seconds"] for turn in rounds]
     parts = [sum(times["seconds"] for part, times in turn.items() if part != "whole") for turn in rounds]
     found["whole_to_sum"] = spread([a / b for a, b in zip(whole, parts, strict=True)])

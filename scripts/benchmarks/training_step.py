@@ -168,7 +168,7 @@ def prepare(options: dict):
         "classes": len(spec.classes),
         "parameters": training.detector.count_params(),
         "macs": sum(map(layer_macs, training.detector.layers)),
-        "tensorflow_imported": "tensorflow" in sys.modules,
+        "tensorflow_imported": sys.modules.get("tensorflow") is not None,
     }
     return facts, lambda: run(options["steps"])
 
