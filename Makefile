@@ -1,7 +1,9 @@
 # make demo   installs into .venv, makes demo data, converts, trains, evaluates, prunes, retrains, exports, detects
 # make test   installs into .venv with the development tools, checks the style, runs the tests on both backends
 # make zoo    trains every backbone family on the demo's data and prints a table; an hour on two cores
-# make clean  removes what the two made
+# make bench  measures speed into bench/*.json: half an hour on two quiet cores; TORCH_PYTHON=... names an interpreter
+#             with PyTorch to compare with
+# make clean  removes what these made
 #
 # PYTHON picks the interpreter (3.11 to 3.13), VENV the environment's folder, WORKERS the test processes.
 
@@ -15,7 +17,9 @@ CORE_TESTS := tests/boxes tests/models tests/deploy/test_predictors.py tests/qua
 	tests/training/test_loss.py tests/training/test_schedules.py tests/training/test_shapes.py tests/training/test_step.py \
 	--ignore=tests/models/formats --ignore=tests/models/test_tao.py --ignore=tests/models/test_imagenet.py
 
-.PHONY: demo test zoo clean
+BENCHMARKS := start_up training_step inference loss_share evaluate boxes data_path engines
+
+.PHONY: demo test zoo bench clean
 
 demo: $(VENV)/.installed-demo
 	PATH="$(abspath $(BIN)):$$PATH" sh scripts/demo.sh
@@ -29,6 +33,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(WORKERS) $(CORE_TESTS)
 
+bench: $(VENV)/.installed-dev
+	for name in $(BENCHMARKS); do \
+	    $(BIN)/python scripts/benchmarks/$$name.py --json bench/$$name.json || exit 1; \
+	done
+
 # The package is installed in place, so only its metadata asks for a new installation.
 $(VENV)/.installed-%: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
@@ -40,4 +49,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo bench build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -8,10 +8,12 @@ processor time, which a busy machine does not stretch.
 
 import argparse
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
+from timing import machine, write_json
 
 from ssd.boxes.anchors import make_anchors
 from ssd.boxes.matcher import match
@@ -28,6 +30,7 @@ def main() -> None:
     parser.add_argument("--filled", type=float, default=1.0, help="share of those rows that are real")
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--top_k", type=int, default=200)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the medians here")
     args = parser.parse_args()
 
     anchors = guide_anchors()
@@ -48,11 +51,14 @@ def main() -> None:
         )
 
     print(f"backend {keras.backend.backend()}: batch {args.batch}, {len(anchors)} anchors, {args.classes} classes")
-    report("matching", lambda b, c: match(b, c, anchors, 0.5, 0.5), boxes, classes)
-    report("matching and loss", loss, logits, offsets, boxes, classes)
-    report("matching, loss and gradient", with_gradient(loss), logits, offsets, boxes, classes)
-    report("detections, trained", suppression, confident, offsets)
-    report("detections, untrained", suppression, logits, offsets)
+    found = [
+        report("matching", lambda b, c: match(b, c, anchors, 0.5, 0.5), boxes, classes),
+        report("matching and loss", loss, logits, offsets, boxes, classes),
+        report("matching, loss and gradient", with_gradient(loss), logits, offsets, boxes, classes),
+        report("detections, trained", suppression, confident, offsets),
+        report("detections, untrained", suppression, logits, offsets),
+    ]
+    write_json(args.json, {"machine": machine(), "batch": args.batch, "objects": args.objects, "parts": found})
 
 
 class LossSettings:
@@ -105,8 +111,8 @@ def with_gradient(function):
     return gradient
 
 
-def report(name: str, function, *arrays, runs: int = 7) -> None:
-    """Compiles, warms up, and prints the median times."""
+def report(name: str, function, *arrays, runs: int = 7) -> dict:
+    """Compiles, warms up, prints and returns the median times."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -124,6 +130,7 @@ def report(name: str, function, *arrays, runs: int = 7) -> None:
         processor.append(time.process_time() - start_processor)
     clock, processor = (sorted(times[1:])[runs // 2] * 1e3 for times in (clock, processor))
     print(f"{name:30s} {clock:8.1f} ms {processor:8.1f} ms of processor time")
+    return {"part": name, "milliseconds": clock, "processor_milliseconds": processor}
 
 
 if __name__ == "__main__":

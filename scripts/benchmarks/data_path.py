@@ -271,6 +271,7 @@ def report(rounds: list[dict], args: argparse.Namespace, cpus: int, size: float)
             f"{np.median(cpu):.2f} ({cpu.min():.2f}-{cpu.max():.2f}) in CPU time; the aim is {aim}"
         )
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(
             json.dumps({"count": args.count, "cpus": cpus, "ways": numbers, "ratios": ratios}, indent=1)
         )

@@ -34,6 +34,7 @@ def main() -> int:
                 rows += [measure(network, data_type, graph, capability, Path(folder)) for capability in CAPABILITIES]
     show(rows)
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 1 if any(row["error"] for row in rows) else 0
 
