@@ -45,6 +45,11 @@ class View(NamedTuple):
     target_extent: tf.Tensor
     flip: tf.Tensor
 
+    @property
+    def window(self) -> tf.Tensor:
+        """int32 `(4,)` y, x, height, width of one sample's window of the source, px."""
+        return tf.concat([self.start[::-1], self.extent[::-1]], axis=0)
+
 
 class Draws(NamedTuple):
     """Uniform random numbers in [0, 1)."""
@@ -184,18 +189,20 @@ def move_boxes(boxes, sizes, view: View, augmentation: Augmentation):
 
 
 def cut_out(contents, orientation, view: View, colour, augmentation: Augmentation) -> tf.Tensor:
+    """`render` of image file bytes, string scalar, with an EXIF orientation, int32 scalar."""
+    return render(decode_window(contents, orientation, view.window), view, colour, augmentation)
+
+
+def render(rgb, view: View, colour, augmentation: Augmentation) -> tf.Tensor:
     """The pixels of one view, float32 `(H, W, C)`; outside the image is mean colour, which is 0.
 
     Colour comes after the resize, on the part of the output that the image covers: the fewest pixels.
 
     Args:
-        contents: image file bytes, string scalar.
-        orientation: EXIF orientation, int32 scalar.
+        rgb: the view's window of the image, uint8.
         colour: one sample's of `colour_transform`, or None.
     """
     height, width, channels = augmentation.height, augmentation.width, augmentation.channels
-    window = tf.concat([view.start[::-1], view.extent[::-1]], axis=0)
-    rgb = decode_window(contents, orientation, window)
     rgb = tf.cond(view.flip, lambda: tf.reverse(rgb, [1]), lambda: rgb)
     image = normalise(resize(rgb, view.target_extent[::-1]), augmentation, colour)
     left = tf.where(view.flip, width - view.target[0] - view.target_extent[0], view.target[0])

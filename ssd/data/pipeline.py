@@ -1,6 +1,7 @@
 """The data of a spec as batches: for training, for evaluation, and image files for inference."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +14,9 @@ from ssd.errors import DataError
 from ssd.spec.config import Augmentation, Experiment
 
 
-def training_loader(spec: Experiment, *, batch_size: int) -> Loader:
-    """Shuffled, augmented batches of the training data. Raises DataError, Problems: see `index_sources`."""
+def training_loader(spec: Experiment, *, batch_size: int, cache: str | Path | None = None) -> Loader:
+    """Shuffled, augmented batches of the training data. Raises DataError, Problems: see `index_sources`, and `Loader`
+    about the `cache`: None, "memory" or a folder for decoded images."""
     index = index_sources(spec.dataset.training, spec.dataset, "training")
     workers, prefetch = (spec.training.workers, spec.training.prefetch) if spec.training else (None, None)
     return Loader(
@@ -24,6 +26,7 @@ def training_loader(spec: Experiment, *, batch_size: int) -> Loader:
         seed=spec.random_seed,
         workers=workers,
         prefetch=prefetch,
+        cache=cache,
     )
 
 
