@@ -35,9 +35,8 @@ def main() -> None:
     settled = seen >= SETTLED
     slope = np.polyfit(seen[settled], memory[settled], 1)[0] * 10_000
     spread = np.ptp(memory[settled])
-    print(
-        f"{seen[-1]} images: {memory[-1]:.0f} MB at the end, {slope:+.1f} MB per 10,000 images, spread {spread:.0f} MB"
-    )
+    print(f"{seen[-1]:.0f} images: {memory[-1]:.0f} MB at the end, spread behind the first {SETTLED} {spread:.0f} MB")
+    print(f"{slope:+.1f} MB per 10,000 images")
     plot(seen, memory, slope, args.png)
     print(args.png)
     if args.json:
