@@ -49,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_processes", type=int, metavar="N", help="how many processes train together")
     parser.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
     parser.add_argument(
+        "--cache",
+        metavar="WHERE",
+        help="keep decoded images: memory, disk (in DIR/cache), or a folder that several runs share",
+    )
+    parser.add_argument(
         "--auto_batch", action="store_true", help="find the largest batch that memory holds, in place of the spec's"
     )
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="trace N training steps into DIR/profile")
@@ -75,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
         use_amp=args.use_amp,
         deterministic=args.deterministic,
         key=args.key,
+        cache=args.cache,
         auto_batch=args.auto_batch,
         profile=args.profile,
         gpus=args.gpus,

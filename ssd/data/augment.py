@@ -45,6 +45,11 @@ class View(NamedTuple):
     target_extent: tf.Tensor
     flip: tf.Tensor
 
+    @property
+    def window(self) -> tf.Tensor:
+        """int32 `(4,)` y, x, height, width of one sample's window of the source, px."""
+        return tf.concat([self.start[::-1], self.extent[::-1]], axis=0)
+
 
 class Draws(NamedTuple):
     """Uniform random numbers in [0, 1)."""
@@ -184,27 +189,34 @@ def move_boxes(boxes, sizes, view: View, augmentation: Augmentation):
 
 
 def cut_out(contents, orientation, view: View, colour, augmentation: Augmentation) -> tf.Tensor:
+    """`render` of image file bytes, string scalar, with an EXIF orientation, int32 scalar."""
+    return render(decode_window(contents, orientation, view.window), view, colour, augmentation)
+
+
+def render(rgb, view: View, colour, augmentation: Augmentation) -> tf.Tensor:
     """The pixels of one view, float32 `(H, W, C)`; outside the image is mean colour, which is 0.
 
     Colour comes after the resize, on the part of the output that the image covers: the fewest pixels.
 
     Args:
-        contents: image file bytes, string scalar.
-        orientation: EXIF orientation, int32 scalar.
+        rgb: the view's window of the image, uint8.
         colour: one sample's of `colour_transform`, or None.
     """
-    height, width = augmentation.height, augmentation.width
-    window = tf.concat([view.start[::-1], view.extent[::-1]], axis=0)
-    rgb = decode_window(contents, orientation, window)
+    height, width, channels = augmentation.height, augmentation.width, augmentation.channels
     rgb = tf.cond(view.flip, lambda: tf.reverse(rgb, [1]), lambda: rgb)
     image = normalise(resize(rgb, view.target_extent[::-1]), augmentation, colour)
-    right = width - view.target[0] - view.target_extent[0]
-    left = tf.where(view.flip, right, view.target[0])
+    left = tf.where(view.flip, width - view.target[0] - view.target_extent[0], view.target[0])
     below = height - view.target[1] - view.target_extent[1]
-    margins = [[view.target[1], below], [left, width - left - view.target_extent[0]], [0, 0]]
-    covered = tf.reduce_all(view.target_extent == [width, height])
-    image = tf.cond(covered, lambda: image, lambda: tf.pad(image, margins))
-    return tf.ensure_shape(image, (height, width, augmentation.channels))
+    right = width - left - view.target_extent[0]
+    margins = [[view.target[1], below], [left * channels, right * channels]]
+
+    def padded():
+        # As rows of numbers: with an innermost axis of 3, padding takes three times as long.
+        rows = tf.reshape(image, (view.target_extent[1], -1))
+        return tf.reshape(tf.pad(rows, margins), (height, width, channels))
+
+    image = tf.cond(tf.reduce_all(view.target_extent == [width, height]), lambda: image, padded)
+    return tf.ensure_shape(image, (height, width, channels))
 
 
 def colour_transform(draws: Draws, augmentation: Augmentation) -> tuple[tf.Tensor, tf.Tensor] | None:

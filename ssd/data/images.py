@@ -83,7 +83,14 @@ def decode_window(contents: tf.Tensor, orientation: tf.Tensor, window: tf.Tensor
 
 def resize(rgb: tf.Tensor, size) -> tf.Tensor:
     """uint8 `(h, w, 3)` -> float32 `(*size, 3)`: bilinear, half-pixel centres, no antialiasing."""
-    return tf.raw_ops.ResizeBilinear(images=rgb[tf.newaxis], size=size, half_pixel_centers=True)[0]
+
+    def resized(image):
+        return tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=size, half_pixel_centers=True)[0]
+
+    # TensorFlow has a vectorised version for float32 only, to the same bits. Of a large picture most pixels are never
+    # looked at, and converting all of them costs more than that gains.
+    few = tf.size(rgb) < 2 * 3 * tf.reduce_prod(size)
+    return tf.cond(few, lambda: resized(tf.cast(rgb, tf.float32)), lambda: resized(rgb))
 
 
 def normalise(rgb: tf.Tensor, augmentation: Augmentation, colour: tuple[tf.Tensor, tf.Tensor] | None = None):

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from ssd.data.audit import LabelProblem
 from ssd.data.sample import DONT_CARE, LabelRow, box_fault
@@ -23,7 +22,8 @@ def read_label(path: str | os.PathLike) -> tuple[list[LabelRow], list[LabelProbl
     A file that cannot be read gives one problem that loses the image.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with open(path, "rb", buffering=0) as file:
+            text = file.read().decode("utf-8-sig")
     except FileNotFoundError:
         return [], [LabelProblem(str(path), None, "missing label", "there is no such label file", "image")]
     except (OSError, UnicodeDecodeError) as error:
@@ -50,15 +50,14 @@ def parse_label(text: str, file: str) -> tuple[list[LabelRow], list[LabelProblem
 
 def _parse_line(tokens: list[str], line: int) -> LabelRow | tuple[str, str]:
     """The row, or the kind of its problem and what is wrong."""
-    numbers: list[float] = []
-    for column, token in enumerate(tokens[1:16], start=2):
-        value = _number(token)
-        if value is None:
-            hint = "; a class name must not contain spaces" if column == 2 else ""
-            if "," in token:
-                hint = "; write decimals with a point"
-            return "bad number", f"column {column} ({COLUMNS[column - 1]}) is '{token}', not a number{hint}"
-        numbers.append(value)
+    numbers = _numbers(tokens[1:16])
+    if numbers is None:
+        column = next(column for column, token in enumerate(tokens[1:16], start=2) if _numbers([token]) is None)
+        token = tokens[column - 1]
+        hint = "; a class name must not contain spaces" if column == 2 else ""
+        if "," in token:
+            hint = "; write decimals with a point"
+        return "bad number", f"column {column} ({COLUMNS[column - 1]}) is '{token}', not a number{hint}"
     if len(tokens) not in (15, 16):
         return "wrong columns", f"{len(tokens)} columns; a KITTI label has 15, or 16 with a score"
     box = tuple(numbers[3:7])
@@ -79,15 +78,16 @@ def _parse_line(tokens: list[str], line: int) -> LabelRow | tuple[str, str]:
     )
 
 
-def _number(token: str) -> float | None:
+def _numbers(tokens: list[str]) -> list[float] | None:
+    """All of a line in one go, since lines are many; None where one of them is no number."""
     # float() also takes "1_000" and "nan", which no label means.
-    if "_" in token:
+    if "_" in "".join(tokens):
         return None
     try:
-        value = float(token)
+        values = list(map(float, tokens))
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return values if all(map(math.isfinite, values)) else None
 
 
 def pair_folders(

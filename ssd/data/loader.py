@@ -6,12 +6,14 @@ index), so neither depends on threads, and any epoch can be had again, from any 
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from ssd.data import images
-from ssd.data.augment import View, choose_view, colour_transform, cut_out, move_boxes, uniforms
+from ssd.data.augment import View, choose_view, colour_transform, cut_out, move_boxes, render, uniforms
+from ssd.data.cache import PixelCache, in_folder, in_memory
 from ssd.data.image_header import read_header
 from ssd.data.share import ALONE, Share
 from ssd.data.sources import ImageIndex
@@ -52,8 +54,13 @@ class Loader:
         workers: int | None = None,
         prefetch: int | None = None,
         share: Share = ALONE,
+        cache: str | Path | None = None,
     ):
-        """With a `seed`, order and pixels are random (training); without, neither is."""
+        """With a `seed`, order and pixels are random (training); without, neither is.
+
+        `cache`: "memory" or a folder keeps decoded images; whatever is not there yet is decoded now. Raises DataError
+        where there is no room for it, or an image does not decode.
+        """
         self.index, self._augmentation, self.batch_size, self._seed = index, augmentation, batch_size, seed
         self._workers, self._prefetch, self.share = workers, prefetch, share
         rows = share.rows(batch_size)
@@ -67,6 +74,11 @@ class Loader:
         }
         self._truth["starts"] = tf.constant(index.starts, tf.int32)
         self._files, self._in_record = tf.constant(index.files), tf.constant(index.spans[:, 1] >= 0)
+        self._cache: PixelCache | None = None
+        if cache == "memory":
+            self._cache = in_memory(index, self._decoded)
+        elif cache is not None:
+            self._cache = in_folder(Path(cache), index, self._decoded)
 
     def epoch(self, epoch: int, skip: int = 0) -> "Batches":
         """The batches of one epoch (from 0), without the first `skip` of them."""
@@ -203,6 +215,21 @@ class Loader:
         return tf.cond(truth["index"] < 0, lambda: tf.zeros(shape), lambda: self._pixels(truth["index"], todo)), truth
 
     def _pixels(self, index: tf.Tensor, todo: tuple) -> tf.Tensor:
+        if self._seed is None:
+            return images.network_input(self._decode(index), self._augmentation)
+        orientation, view, colour = (*todo, None)[:3]
+        view = View(*view)
+        if self._cache is not None:
+            return render(self._cache.window(index, view.window), view, colour, self._augmentation)
+        return cut_out(self._contents(index), orientation, view, colour, self._augmentation)
+
+    def _decode(self, index: tf.Tensor) -> tf.Tensor:
+        """A whole upright image, uint8 `(h, w, 3)`."""
+        if self._cache is not None:
+            return self._cache.image(index)
+        return images.decode(self._contents(index), self._truth["orientations"][index])
+
+    def _contents(self, index: tf.Tensor) -> tf.Tensor:
         # An image file is read without Python and its lock; a record's part of a file can only be had with it.
         contents = tf.cond(
             self._in_record[index],
@@ -210,10 +237,21 @@ class Loader:
             lambda: tf.io.read_file(self._files[index]),
         )
         contents.set_shape(())
-        if self._seed is None:
-            return images.network_input(images.decode(contents, todo[0]), self._augmentation)
-        orientation, view, colour = (*todo, None)[:3]
-        return cut_out(contents, orientation, View(*view), colour, self._augmentation)
+        return contents
+
+    def _decoded(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Whole upright images in this order. Raises DataError naming the one that does not decode."""
+        dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int32))
+        dataset = dataset.map(_PLAIN(self._decode), self._workers or available_cpus(), deterministic=True).prefetch(4)
+        stream = iter(dataset.with_options(dataset_options(self._workers)))
+        for index in indices:
+            try:
+                image = next(stream).numpy()
+            except tf.errors.OpError as error:
+                raise self.fault([index]) or error from None
+            if image.shape[:2] != tuple(self.index.sizes[index]):
+                raise self.fault([index]) or DataError("the image changed just now", where=self.index.names[index])
+            yield image
 
     def _record(self, index: np.int32) -> bytes:
         try:

@@ -1,6 +1,7 @@
 """The data of a spec as batches: for training, for evaluation, and image files for inference."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -9,14 +10,34 @@ from ssd.data import images
 from ssd.data.image_header import BadImage, read_header
 from ssd.data.loader import Loader, available_cpus, dataset_options
 from ssd.data.share import ALONE, Share
-from ssd.data.sources import index_sources, read_file
+from ssd.data.sources import ImageIndex, index_sources, read_file
 from ssd.errors import DataError
 from ssd.spec.config import Augmentation, Experiment
 
 
-def training_loader(spec: Experiment, *, batch_size: int, share: Share = ALONE) -> Loader:
-    """Shuffled, augmented batches of the training data. Raises DataError, Problems: see `index_sources`."""
-    index = index_sources(spec.dataset.training, spec.dataset, "training")
+def training_index(spec: Experiment) -> ImageIndex:
+    """The training data. Raises DataError, Problems: see `index_sources`."""
+    return index_sources(spec.dataset.training, spec.dataset, "training")
+
+
+def training_loader(
+    spec: Experiment,
+    *,
+    batch_size: int,
+    share: Share = ALONE,
+    cache: str | Path | None = None,
+    index: ImageIndex | None = None,
+) -> Loader:
+    """Shuffled, augmented batches of the training data.
+
+    Args:
+        cache: None, "memory" or a folder for decoded images.
+        index: the training data, where they were looked at before.
+
+    Raises:
+        DataError, Problems: see `index_sources`, and `Loader` about the `cache`.
+    """
+    index = index or training_index(spec)
     workers, prefetch = (spec.training.workers, spec.training.prefetch) if spec.training else (None, None)
     return Loader(
         index,
@@ -26,6 +47,7 @@ def training_loader(spec: Experiment, *, batch_size: int, share: Share = ALONE) 
         workers=workers,
         prefetch=prefetch,
         share=share,
+        cache=cache,
     )
 
 

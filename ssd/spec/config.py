@@ -4,6 +4,7 @@
 anchors are relative to the network input, classes count from 1 (0 is background).
 """
 
+import functools
 from dataclasses import dataclass
 
 FEATURE_MAPS = 6
@@ -232,6 +233,7 @@ class Conversion:
     text: str
 
 
+@functools.lru_cache(1024)  # asked for every object of a dataset, of which there are a few names
 def class_key(name: str) -> str:
     """How class names are compared: without case and spaces, as TAO's converters did."""
     return "".join(name.split()).lower()

@@ -36,13 +36,13 @@ class Trial:
         return self.peak <= SHARE * self.limit
 
 
-def largest_batch(spec: Experiment, use_amp: bool) -> int:
-    """Images per device.
+def largest_batch(spec: Experiment, use_amp: bool, most: int = MOST) -> int:
+    """Images per device, at most `most`.
 
     Raises:
         RunError: not even one image fits.
     """
-    batch = min(max(spec.training.batch_size, 1), ROUND)
+    batch = min(max(spec.training.batch_size, 1), ROUND, most)
     first = _trial(spec, batch, use_amp)
     while (first is None or not first.fits) and batch > 1:
         batch //= 2
@@ -51,7 +51,7 @@ def largest_batch(spec: Experiment, use_amp: bool) -> int:
         raise RunError(
             "--auto_batch: there is no memory for a batch of one image", hint="a smaller network or input needs less"
         )
-    best, before, limit = first, None, MOST
+    best, before, limit = first, None, min(most, MOST)
     following = 2 * batch
     for _ in range(TRIES):
         following = min(_rounded(following), limit)

@@ -13,7 +13,8 @@ import keras
 
 from ssd.console import only_errors, say, warn
 from ssd.data.loader import Loader
-from ssd.data.pipeline import evaluation_loader, training_loader
+from ssd.data.pipeline import evaluation_loader, training_index, training_loader
+from ssd.data.sources import ImageIndex
 from ssd.errors import RunError
 from ssd.files import results_folder, sole_writer, write_text
 from ssd.models.detector import summary
@@ -50,6 +51,7 @@ class Request:
     use_amp: bool = False
     deterministic: bool = False
     key: str | None = None  # of encrypted files
+    cache: str | None = None  # of decoded images: "memory", "disk" (in the results folder), or a folder
     auto_batch: bool = False
     profile: int = 0  # steps to trace
     gpus: int = 1  # of this process
@@ -85,14 +87,16 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         say(f"nothing to resume: {reason}")
         return folder
 
+    index = training_index(spec)
     if request.auto_batch:
-        spec = with_batch_size(spec, largest_batch(spec, request.use_amp))
+        most = max(len(index) // device.count, 1)
+        spec = with_batch_size(spec, largest_batch(spec, request.use_amp, most))
         say(f"--auto_batch: batches of {spec.training.batch_size} images a device; learning rates are the spec's")
     precision = distribution.set_precision(request.use_amp, device)
     distribution.seed(spec.random_seed, request.deterministic)
     with contextlib.ExitStack() as during:
         during.enter_context(distribution.together(device))
-        loader, validation = loaders(spec, device)
+        loader, validation = loaders(spec, device, index, cache_of(request, folder))
         training, schedule = build(spec, loader.steps, start, device.count)
         report = begin(training, start, loader.steps, [spec.random_seed, loader.samples, loader.batch_size])
         validator = Validator(training.evaluated, training.anchors, spec, validation) if validation else None
@@ -153,13 +157,23 @@ def request_device(request: Request) -> distribution.Device:
     return distribution.choose_device(request.gpus, request.gpu_index, cluster)
 
 
-def loaders(spec: Experiment, device: distribution.Device) -> tuple[Loader, Loader | None]:
-    """Of the training and the validation data, in batches for all devices together."""
+def loaders(
+    spec: Experiment, device: distribution.Device, index: ImageIndex, cache: str | Path | None = None
+) -> tuple[Loader, Loader | None]:
+    """Of the training data in `index` and of the validation data, in batches for all devices together."""
     share, count = device.share, device.count
-    training = training_loader(spec, batch_size=spec.training.batch_size * count, share=share)
+    batch_size = spec.training.batch_size * count
+    training = training_loader(spec, batch_size=batch_size, share=share, cache=cache, index=index)
     if not spec.dataset.validation:
         return training, None
     return training, evaluation_loader(spec, batch_size=spec.evaluation.batch_size * count, share=share)
+
+
+def cache_of(request: Request, results: Path) -> str | Path | None:
+    """Where decoded images are kept: None, "memory", or a folder."""
+    if request.cache in (None, "memory"):
+        return request.cache
+    return results / "cache" if request.cache == "disk" else Path(request.cache).expanduser()
 
 
 @contextlib.contextmanager

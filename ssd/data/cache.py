@@ -1,0 +1,192 @@
+"""Decoded images kept for later epochs, in memory or in a folder.
+
+Either way they are one file of raw pixels, which a TensorFlow op maps into memory: a crop of an image is had without
+Python, and nothing else of it is read. In memory the file has no name and goes with the process. In a folder
+`pixels.raw` only ever grows, and `index.json` says what is where; it is replaced whole, once the pixels are on disk, so
+what a killed run left behind the last image that the index names is overwritten by the next run. An image is looked up
+by its file's path, size and time of change: one that changed is decoded anew. Its old pixels stay; to get rid of them,
+delete the folder.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from ssd import console, files
+from ssd.data.sources import ImageIndex
+from ssd.errors import DataError, InputError
+
+# `decoded(numbers)`: those images of the index in that order, uint8 `(h, w, 3)`, upright.
+Decoder = Callable[[Sequence[int]], Iterable[np.ndarray]]
+FORMAT = "ssd decoded images 1"
+PIXELS, INDEX = "pixels.raw", "index.json"
+# TensorFlow hands on a part of a tensor without a copy where it begins at a multiple of this many bytes.
+ALIGNMENT = 64
+# Of the memory that is free. The training itself needs some.
+USABLE = 0.8
+# Bytes after which a folder's index is brought up to date, so that a killed run loses no more than this.
+SAVE_EVERY = 1 << 30
+
+
+class PixelCache:
+    """Upright images as uint8 RGB, for TensorFlow graphs of this process."""
+
+    def __init__(self, file, starts: Sequence[int], sizes: np.ndarray):
+        """Takes over an open file. `starts`: byte of each image's first pixel; `sizes`: `(n, 2)` height, width, px."""
+        # By this name it can be opened for as long as this object lives, even when somebody deletes the folder.
+        self._path, self._bytes = f"/proc/self/fd/{file.fileno()}", os.fstat(file.fileno()).st_size
+        self._starts, self._sizes = tf.constant(starts, tf.int64), tf.constant(sizes, tf.int32)
+        weakref.finalize(self, file.close)
+
+    def image(self, number: tf.Tensor) -> tf.Tensor:
+        """Image `number`, int32 scalar: uint8 `(h, w, 3)`."""
+        # Mapped for every sample, which costs little. Mapped once, it would be a constant, and tf.data copies those.
+        everything = tf.raw_ops.ImmutableConst(dtype=tf.uint8, shape=[self._bytes], memory_region_name=self._path)
+        shape = tf.concat([self._sizes[number], [3]], axis=0)
+        length = tf.reduce_prod(tf.cast(shape, tf.int64), keepdims=True)
+        return tf.reshape(tf.slice(everything, self._starts[number, tf.newaxis], length), shape)
+
+    def window(self, number: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        """Part of it, as `images.decode_window`; `window` int32 `(4,)`: y, x, height, width, px."""
+        return tf.slice(self.image(number), [window[0], window[1], 0], [window[2], window[3], 3])
+
+
+def in_memory(index: ImageIndex, decoded: Decoder) -> PixelCache:
+    """Decodes all images into memory. Raises DataError where they need more than there is."""
+    needed, free = sum(_lengths(index.sizes)), available_memory()
+    if needed > free * USABLE:
+        raise DataError(
+            f"--cache memory: {len(index)} decoded images need {_gib(needed)}; {_gib(free)} of memory are free, of "
+            f"which {USABLE:.0%} may be used",
+            hint="--cache disk keeps them in a folder",
+        )
+    file = os.fdopen(os.memfd_create("ssd decoded images"), "r+b")
+    starts = _append(file, 0, index, range(len(index)), decoded)
+    file.flush()
+    return PixelCache(file, list(starts.values()), index.sizes)
+
+
+def in_folder(folder: Path, index: ImageIndex, decoded: Decoder) -> PixelCache:
+    """Decodes the images that the folder lacks. Where another run is doing so, waits for it.
+
+    Raises:
+        InputError: the folder cannot be written; DataError: its disk is too small.
+    """
+    folder = files.results_folder(folder, "--cache")
+    with _alone(folder):
+        known = _read_index(folder)
+        if not known and (folder / PIXELS).exists():
+            (folder / PIXELS).unlink()  # not truncated: another run may still be reading it
+        keys, lengths = _keys(index), _lengths(index.sizes)
+        missing = [n for n, key in enumerate(keys) if key not in known or known[key][1] != lengths[n]]
+        needed, free = sum(lengths[n] for n in missing), shutil.disk_usage(folder).free
+        if needed > free:
+            raise DataError(
+                f"--cache {folder}: {len(missing)} decoded images need {_gib(needed)}, {_gib(free)} are free there",
+                hint="delete what is in it, or name a folder on another disk",
+            )
+        file = open(folder / PIXELS, "r+b" if known else "w+b")  # noqa: SIM115  (PixelCache closes it)
+
+        def save(starts: dict[int, int]) -> None:
+            file.flush()
+            os.fsync(file.fileno())
+            known.update({keys[n]: (start, lengths[n]) for n, start in starts.items()})
+            files.write_text(folder / INDEX, json.dumps({"format": FORMAT, "images": known}))
+
+        if missing:
+            end = max((start + length for start, length in known.values()), default=0)
+            try:
+                save(_append(file, end, index, missing, decoded, save))
+            except OSError as error:
+                raise InputError(f"--cache {folder}: cannot write there: {error.strerror or error}") from error
+    return PixelCache(file, [known[key][0] for key in keys], index.sizes)
+
+
+def _append(file, end: int, index: ImageIndex, numbers: Sequence[int], decoded: Decoder, save=None) -> dict[int, int]:
+    """Writes images behind byte `end`; returns where each begins. `save` is told so far, every now and then."""
+    starts, unsaved = {}, 0
+    file.truncate(end)
+    file.seek(end)
+    with console.progress(total=len(numbers), label="decoding once") as bar:
+        for number, image in zip(numbers, decoded(numbers), strict=True):
+            starts[number] = file.tell()
+            file.write(np.ascontiguousarray(image).data)
+            file.write(bytes(-image.size % ALIGNMENT))
+            unsaved += image.size
+            if save and unsaved >= SAVE_EVERY:
+                save(starts)
+                unsaved = 0
+            bar.update()
+    return starts
+
+
+def _lengths(sizes: np.ndarray) -> list[int]:
+    """Bytes of images `(n, 2)` height, width, up to where the next one may begin."""
+    pixels = sizes.astype(np.int64).prod(axis=1) * 3
+    return (-(-pixels // ALIGNMENT) * ALIGNMENT).tolist()
+
+
+def _keys(index: ImageIndex) -> list[str]:
+    """What an image is looked up by: its file as it is now, and its place in it."""
+    states = {}
+    for path in set(index.files):
+        try:
+            state = os.stat(path)
+        except OSError as error:
+            raise DataError(f"cannot read the image: {error.strerror}", where=path) from error
+        states[path] = f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}"
+    return [f"{states[path]} {start}" for path, start in zip(index.files, index.spans[:, 0].tolist(), strict=True)]
+
+
+def _read_index(folder: Path) -> dict[str, tuple[int, int]]:
+    """Key -> first byte and length of what the folder has; nothing where it is no cache or its pixels are cut off."""
+    try:
+        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        images = {key: (int(start), int(length)) for key, (start, length) in content["images"].items()}
+        end = max((start + length for start, length in images.values()), default=0)
+        if content["format"] == FORMAT and os.stat(folder / PIXELS).st_size >= end:
+            return images
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return {}
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the others wait."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.say(f"--cache {folder}: waiting for another run that decodes into it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems lock no folders
+            console.log.debug("%s cannot be locked (%s); no other run must write there", folder, error.strerror)
+        yield
+    finally:
+        os.close(handle)
+
+
+def available_memory() -> int:
+    """Bytes that can still be had: of the machine, and of the container where there is one."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    with contextlib.suppress(OSError, ValueError):  # "max", or no limit at all
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return free
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
