@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ssd"
-BASE = {"errors", "files", "console", "status", "native_log", "tables", "encryption"}
+BASE = {"errors", "files", "console", "status", "native_log", "tables", "encryption", "memory"}
 # Room or module of ssd -> the others that it may import. Nobody may import commands, except the command line by name.
 MAY_IMPORT = {
     **{module: BASE for module in BASE},

@@ -23,6 +23,7 @@ import tensorflow as tf
 from ssd import console, files
 from ssd.data.sources import ImageIndex
 from ssd.errors import DataError, InputError
+from ssd.memory import available_memory
 
 # `decoded(numbers)`: those images of the index in that order, uint8 `(h, w, 3)`, upright.
 Decoder = Callable[[Sequence[int]], Iterable[np.ndarray]]
@@ -174,18 +175,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def available_memory() -> int:
-    """Bytes that can still be had: of the machine, and of the container where there is one."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError):  # "max", or no limit at all
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used)
-    return free
 
 
 def _gib(size: float) -> str:

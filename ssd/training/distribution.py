@@ -13,13 +13,13 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 
 from ssd.console import warn
 from ssd.data.share import ALONE, Share
 from ssd.errors import InputError, RunError
+from ssd.memory import available_memory
 
 BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 BF16_GPU = (8, 0)  # compute capability of the first GPUs that multiply bfloat16
@@ -270,13 +270,7 @@ def _multiplies_bfloat16(device: Device) -> bool:
 def free_memory(device: Device) -> int:
     """Bytes that a run may take on one device; of the machine or container for a CPU."""
     if device.kind == "cpu":
-        with open("/proc/meminfo", encoding="ascii") as file:
-            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-        with contextlib.suppress(OSError, ValueError):  # ValueError: no limit, "max"
-            group = Path("/sys/fs/cgroup")
-            limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-            free = min(free, limit)
-        return free
+        return available_memory()
     if keras.backend.backend() == "jax":
         import jax
 
