@@ -21,13 +21,13 @@ HELP_LIMIT = 0.3  # seconds
 FIRST_STEP = """
 import os, sys
 from ssd.cli import main
-import keras
-step = keras.Model.train_on_batch
+from ssd.training.step import TrainingModel
+step = TrainingModel.train_on_batch
 def first(self, *args, **kwargs):
     step(self, *args, **kwargs)
     self.totals()
     os._exit(0)
-keras.Model.train_on_batch = first
+TrainingModel.train_on_batch = first
 main(sys.argv[1:])
 sys.exit("no step was taken")
 """

@@ -13,6 +13,9 @@ from ssd.boxes.iou import iou
 BACKGROUND = 0
 NEUTRAL = -1
 SMALLEST_IOU = 1e-6
+# The best anchors of a ground truth that are looked at first. Hardly ever are all of them better suited to others, and
+# finding many more costs as much as all the rest of matching.
+FEW = 16
 
 
 def match(boxes, classes, anchors, pos_iou, neg_iou):
@@ -38,8 +41,14 @@ def match(boxes, classes, anchors, pos_iou, neg_iou):
     real = classes > 0
     # Padding overlaps nothing.
     boxes = ops.where(real[..., None], boxes, 0.0)
-    best_iou, matched, candidate_ious, candidates = _overlaps(boxes, real, anchors)
-    own_anchor = _one_anchor_each(candidate_ious, candidates, anchors.shape[0])
+    best_iou, matched, *candidates = _overlaps(boxes, real, anchors, FEW)
+    own_anchor, too_few = _one_anchor_each(*candidates, anchors.shape[0])
+
+    def with_all():
+        # Others can take at most M - 1 anchors, so its M best are all that a ground truth can need.
+        return _one_anchor_each(*_overlaps(boxes, real, anchors, ops.shape(boxes)[1])[2:], anchors.shape[0])[0]
+
+    own_anchor = ops.cond(too_few, with_all, lambda: own_anchor)
     owner = _scatter_owners(own_anchor, anchors.shape[0])
 
     owned = owner >= 0
@@ -50,17 +59,16 @@ def match(boxes, classes, anchors, pos_iou, neg_iou):
     return ops.where(positive, gather_rows(classes, matched), other), matched
 
 
-def _overlaps(boxes, real, anchors):
-    """One walk over the ground truth: the best of each anchor, and the best few anchors of each.
+def _overlaps(boxes, real, anchors, width):
+    """One walk over the ground truth: the best of each anchor, and the best `width` anchors of each.
 
     Returns:
         best_iou `(B, A)` (0 without ground truth), best `(B, A)` its index, and for every ground truth its
         best anchors in falling order: ious `(B, M, k)` (0 for padding) and indices int32 `(B, M, k)`.
     """
     batch, rows, number = ops.shape(boxes)[0], ops.shape(boxes)[1], anchors.shape[0]
-    # Others can take at most M - 1 anchors, so its M best are all that a ground truth can need.
     # (TensorFlow may not know M before the batch is there.)
-    width = min(rows, number) if isinstance(rows, int) else ops.minimum(rows, number)
+    width = min(width, number) if isinstance(width, int) else ops.minimum(width, number)
     last = ops.max(ops.where(real, ops.arange(rows, dtype="int32"), -1))
 
     def more(row, *_):
@@ -99,11 +107,13 @@ def _one_anchor_each(ious, candidates, number):
         number: how many anchors there are.
 
     Returns:
-        int32 `(B, M)`: the anchor of each ground truth, `number` for none.
+        int32 `(B, M)`: the anchor of each ground truth, `number` for none; and whether some ground truth had all of its
+        k anchors refused, so that more would have to be known.
     """
     batch, rows, width = ops.shape(ious)
     order = ops.arange(rows, dtype="int32")
     earlier = order[None, :] < order[:, None]
+    last = ious[:, :, -1]
     # A last column for those who have nobody left to ask.
     ious = ops.pad(ious, ((0, 0), (0, 0), (0, 1)), constant_values=0.0)
     candidates = ops.pad(candidates, ((0, 0), (0, 0), (0, 1)), constant_values=number)
@@ -132,7 +142,8 @@ def _one_anchor_each(ious, candidates, number):
 
     turn = ops.zeros((batch, rows), dtype="int32")
     turn, _ = ops.while_loop(again, step, (turn, refused(turn)))
-    return asked(turn)[1]
+    too_few = ops.any(ops.logical_and(turn >= width, last > 0))
+    return asked(turn)[1], too_few
 
 
 def _scatter_owners(own_anchor, number):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from ssd.boxes.matcher import match
+from ssd.boxes.matcher import FEW, match
 
 THRESHOLDS = [(0.5, 0.5), (0.6, 0.3), (0.35, 0.1)]
 
@@ -120,11 +120,13 @@ def test_identical_ground_truths_get_different_anchors():
 
 
 def test_a_chain_of_refusals_is_followed_to_its_end():
-    """Nested ground truths that all like the same anchors: each new one pushes all smaller ones one further."""
-    count = 16
+    """Nested ground truths that all like the same anchors: each new one pushes all smaller ones one further, the last
+    far behind the few that are looked at first."""
+    count = 40
+    assert count > 2 * FEW
     side = np.linspace(0.02, 0.09, count)
     boxes = np.stack([0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2], -1).astype(np.float32)[None]
-    side = np.linspace(0.1, 0.6, 30)
+    side = np.linspace(0.1, 0.6, 60)
     anchors = np.stack([0.5 - side / 2, 0.5 - side / 2, 0.5 + side / 2, 0.5 + side / 2], -1).astype(np.float32)
     classes = np.arange(1, count + 1, dtype=np.int32)[None]
     labels, _ = run_match(boxes, classes, anchors, 0.9, 0.9)
