@@ -1,7 +1,7 @@
 # make demo   installs into .venv, makes demo data, converts, trains, evaluates, prunes, retrains, exports, detects
 # make test   installs into .venv with the development tools, checks the style, runs the tests on both backends
 # make zoo    trains every backbone family on the demo's data and prints a table; an hour on two cores
-# make bench  measures speed into bench/*.json: half an hour on two quiet cores; TORCH_PYTHON=... names an interpreter
+# make bench  measures speed into bench/*.json: an hour on two quiet cores; TORCH_PYTHON=... names an interpreter
 #             with PyTorch to compare with
 # make clean  removes what these made
 #
@@ -17,7 +17,7 @@ CORE_TESTS := tests/boxes tests/models tests/deploy/test_predictors.py tests/qua
 	tests/training/test_loss.py tests/training/test_schedules.py tests/training/test_shapes.py tests/training/test_step.py \
 	--ignore=tests/models/formats --ignore=tests/models/test_tao.py --ignore=tests/models/test_imagenet.py
 
-BENCHMARKS := start_up training_step inference loss_share evaluate boxes data_path engines
+BENCHMARKS := start_up training_step inference loss_share evaluate boxes data_path memory convert engines
 
 .PHONY: demo test zoo bench clean
 

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="folder of photographs (default: scikit-learn's two)")
     parser.add_argument("--count", type=int, default=20000)
-    parser.add_argument("--png", type=Path, default=Path("memory.png"))
+    parser.add_argument("--png", type=Path, help="the picture (default: beside the JSON)")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -37,8 +37,9 @@ def main() -> None:
     spread = np.ptp(memory[settled])
     print(f"{seen[-1]:.0f} images: {memory[-1]:.0f} MB at the end, spread behind the first {SETTLED} {spread:.0f} MB")
     print(f"{slope:+.1f} MB per 10,000 images")
-    plot(seen, memory, slope, args.png)
-    print(args.png)
+    picture = args.png or (args.json or Path("memory.json")).with_suffix(".png")
+    plot(seen, memory, slope, picture)
+    print(picture)
     if args.json:
         content = {"slope_mb_per_10000": slope, "images": seen.tolist(), "rss_mb": memory.tolist()}
         args.json.write_text(json.dumps(content))

@@ -49,13 +49,16 @@ class Device:
 
 
 def hide_other_gpus(gpus: int, gpu_index: list[int] | None) -> None:
-    """Leaves the wanted GPUs visible to this process; must come before the first tensor."""
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    """Leaves the wanted GPUs, of those that the environment shows, visible to this process; must come before the first
+    tensor."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     wanted = gpu_index or range(gpus)
-    if not visible:
+    if shown is None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, wanted))
-    elif max(wanted) < len(visible):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[number] for number in wanted)
+        return
+    names = [name for name in shown.split(",") if name]
+    if max(wanted) < len(names):  # where not, `choose_device` will miss one
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in wanted)
 
 
 def join(cluster: Cluster) -> None:

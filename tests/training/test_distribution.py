@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from ssd.models.checkpoint import read_state
+from ssd.training.distribution import hide_other_gpus
 
 PROGRAM = Path(__file__).with_name("together.py")
 # 11 images: batches of 8 and 3, which neither 2 nor 4 devices divide.
@@ -95,6 +96,27 @@ def assert_same(found: dict, wanted: dict):
     np.testing.assert_allclose(found["losses"], wanted["losses"], rtol=1e-5)
     assert found["validation_loss"] == pytest.approx(wanted["validation_loss"], rel=1e-5)
     assert found["per_class"] == pytest.approx(wanted["per_class"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shown", "gpus", "index", "left"),
+    [
+        (None, 1, None, "0"),
+        (None, 3, None, "0,1,2"),
+        (None, 1, [2], "2"),
+        ("4,5,6", 2, None, "4,5"),
+        ("4,5,6", 1, [2], "6"),
+        ("4,5,6", 2, [0, 2], "4,6"),
+        ("", 1, None, ""),  # no GPU, by will
+        ("GPU-1f2e", 2, None, "GPU-1f2e"),
+    ],
+)
+def test_other_gpus_are_hidden(monkeypatch, shown, gpus, index, left):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown or "")
+    if shown is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    hide_other_gpus(gpus, index)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
 def test_two_replicas_of_tensorflow_train_as_one(spec):
