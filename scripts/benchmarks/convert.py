@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from data_path import HEIGHT, WIDTH, make_pictures
+from timing import machine, write_json
 
 DISTINCT = 2000
 STARTING = 10
@@ -79,8 +80,7 @@ def main() -> None:
     for kind in ("kitti", "coco"):
         costs = [min(values(row, "cpu_us")) for row in rows if row["kind"] == kind and row["workers"] == 1]
         print(f"{kind}: CPU of an image at n = {args.counts[-1]} over n = {args.counts[0]}: {costs[-1] / costs[0]:.2f}")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+    write_json(args.json, {"machine": machine(), "rows": rows})
 
 
 def dataset(pictures: Path, count: int) -> Path:

@@ -7,7 +7,6 @@ line through the samples behind the first 2,000 images, MB per 10,000 images.
 """
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from data_path import make_loader, make_pictures
+from timing import machine, write_json
 
 DISTINCT = 300
 EVERY = 200  # images between two looks
@@ -38,11 +38,11 @@ def main() -> None:
     print(f"{seen[-1]:.0f} images: {memory[-1]:.0f} MB at the end, spread behind the first {SETTLED} {spread:.0f} MB")
     print(f"{slope:+.1f} MB per 10,000 images")
     picture = args.png or (args.json or Path("memory.json")).with_suffix(".png")
+    picture.parent.mkdir(parents=True, exist_ok=True)
     plot(seen, memory, slope, picture)
     print(picture)
-    if args.json:
-        content = {"slope_mb_per_10000": slope, "images": seen.tolist(), "rss_mb": memory.tolist()}
-        args.json.write_text(json.dumps(content))
+    content = {"slope_mb_per_10000": slope, "images": seen.tolist(), "rss_mb": memory.tolist()}
+    write_json(args.json, {"machine": machine(), **content})
 
 
 def many(folder: Path, source: Path | None, count: int) -> tuple[Path, Path]:
@@ -82,7 +82,7 @@ def plot(seen: np.ndarray, memory: np.ndarray, slope: float, path: Path) -> None
     figure, axes = pyplot.subplots(figsize=(8, 4))
     axes.plot(seen, memory)
     axes.axvline(SETTLED, color="gray", linestyle=":")
-    axes.set(xlabel="images", ylabel="resident memory, MB", ylim=(0, None))
+    axes.set(xlabel="images", ylabel="resident memory, MB", ylim=(0, 1.2 * memory.max()))
     axes.set_title(f"training pipeline: {slope:+.1f} MB per 10,000 images behind the first {SETTLED}")
     figure.savefig(path, dpi=120, bbox_inches="tight")
 

@@ -48,7 +48,8 @@ def match(boxes, classes, anchors, pos_iou, neg_iou):
         # Others can take at most M - 1 anchors, so its M best are all that a ground truth can need.
         return _one_anchor_each(*_overlaps(boxes, real, anchors, ops.shape(boxes)[1])[2:], anchors.shape[0])[0]
 
-    own_anchor = ops.cond(too_few, with_all, lambda: own_anchor)
+    if not (isinstance(boxes.shape[1], int) and boxes.shape[1] <= FEW):  # those were all
+        own_anchor = ops.cond(too_few, with_all, lambda: own_anchor)
     owner = _scatter_owners(own_anchor, anchors.shape[0])
 
     owned = owner >= 0

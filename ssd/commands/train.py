@@ -98,6 +98,20 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     problems = _device_problems(args)
+    if args.dry_run:
+        given = [flag for flag in ("auto_batch", "cache", "profile") if getattr(args, flag)]
+        problems += [InputError(f"--dry_run trains one step as the spec says, without --{flag}") for flag in given]
+    if args.cache == "memory" and args.coordinator:
+        problems.append(
+            InputError("--cache memory: each process would hold all images", hint="--cache disk, which they share")
+        )
+    if args.auto_batch and (args.resume or args.initial_epoch > 1):
+        problems.append(
+            InputError(
+                "--auto_batch: a run that goes on keeps its batch size",
+                hint=f"its spec is in {args.results_dir}/resolved_spec.txt: -e names it",
+            )
+        )
     if args.profile < 0:
         problems.append(InputError(f"--profile is {args.profile}; a number of steps is needed"))
     if args.auto_batch and args.coordinator:

@@ -28,7 +28,7 @@ from ssd.memory import available_memory
 # `decoded(numbers)`: those images of the index in that order, uint8 `(h, w, 3)`, upright.
 Decoder = Callable[[Sequence[int]], Iterable[np.ndarray]]
 FORMAT = "ssd decoded images 1"
-PIXELS, INDEX = "pixels.raw", "index.json"
+PIXELS, INDEX, LOCK = "pixels.raw", "index.json", "lock"
 # TensorFlow hands on a part of a tensor without a copy where it begins at a multiple of this many bytes.
 ALIGNMENT = 64
 # Of the memory that is free. The training itself needs some.
@@ -163,15 +163,19 @@ def _read_index(folder: Path) -> dict[str, tuple[int, int]]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time; the others wait."""
-    handle = os.open(folder, os.O_RDONLY)
+    # A file of its own, open for writing: network file systems lock nothing else.
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             console.say(f"--cache {folder}: waiting for another run that decodes into it")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems lock no folders
-            console.log.debug("%s cannot be locked (%s); no other run must write there", folder, error.strerror)
+        except OSError as error:
+            raise InputError(
+                f"--cache {folder}: this file system has no locks ({error.strerror})",
+                hint="name a folder on another disk",
+            ) from error
         yield
     finally:
         os.close(handle)

@@ -75,10 +75,15 @@ class Loader:
         self._truth["starts"] = tf.constant(index.starts, tf.int32)
         self._files, self._in_record = tf.constant(index.files), tf.constant(index.spans[:, 1] >= 0)
         self._cache: PixelCache | None = None
-        if cache == "memory":
-            self._cache = in_memory(index, self._decoded)
-        elif cache is not None:
-            self._cache = in_folder(Path(cache), index, self._decoded)
+        if cache is not None:
+            self.keep_decoded(cache)
+
+    def keep_decoded(self, where: str | Path) -> None:
+        """Keeps decoded images from now on; decodes what is not there yet. See `cache` of the constructor."""
+        if where == "memory":
+            self._cache = in_memory(self.index, self._decoded)
+        else:
+            self._cache = in_folder(Path(where), self.index, self._decoded)
 
     def epoch(self, epoch: int, skip: int = 0) -> "Batches":
         """The batches of one epoch (from 0), without the first `skip` of them."""

@@ -26,18 +26,16 @@ def training_loader(
     batch_size: int,
     share: Share = ALONE,
     cache: str | Path | None = None,
-    index: ImageIndex | None = None,
 ) -> Loader:
     """Shuffled, augmented batches of the training data.
 
     Args:
         cache: None, "memory" or a folder for decoded images.
-        index: the training data, where they were looked at before.
 
     Raises:
         DataError, Problems: see `index_sources`, and `Loader` about the `cache`.
     """
-    index = index or training_index(spec)
+    index = training_index(spec)
     workers, prefetch = (spec.training.workers, spec.training.prefetch) if spec.training else (None, None)
     return Loader(
         index,

@@ -33,13 +33,12 @@ def gathered(rows):
 
 
 def own_rows(everything, like):
-    """What of `gathered` rows came from this replica, whose own were `like`; only the last replicas may have fewer."""
+    """What of `gathered` rows came from this replica, whose own were `like`; the first replicas may have one more."""
     context = _context()
     if not context:
         return everything
-    rows = ops.shape(everything)[0]
-    most = (rows + context.num_replicas_in_sync - 1) // context.num_replicas_in_sync
-    start = ops.minimum(context.replica_id_in_sync_group * most, rows)
+    rows, replica = ops.shape(everything)[0], context.replica_id_in_sync_group
+    start = replica * (rows // context.num_replicas_in_sync) + ops.minimum(replica, rows % context.num_replicas_in_sync)
     return everything[start : start + ops.shape(like)[0]]
 
 

@@ -8,6 +8,7 @@ and nothing else with it.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ SHARE = 0.85  # of the memory that is there: ground truth varies, and the loader
 MOST = 256  # images: devices gain nothing beyond, and the updates become few
 TRIES = 8
 ROUND = 8
+# What the backends say of it.
+OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OOM when", "out of memory", "MemoryError")
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,16 @@ def _rounded(batch: int) -> int:
 
 
 def _trial(spec: Experiment, batch: int, use_amp: bool) -> Trial | None:
-    """None where the process ran out of memory."""
+    """None where the process ran out of memory. Raises RunError where it failed otherwise."""
     asked = json.dumps({"spec": spec.text, "batch": batch, "use_amp": use_amp})
     command = [sys.executable, "-m", "ssd.training.auto_batch"]
     done = subprocess.run(command, input=asked, capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode == -signal.SIGKILL or any(sign in done.stderr for sign in OUT_OF_MEMORY):
         say(f"--auto_batch: {batch} images: out of memory")
         return None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"--auto_batch: a step with {batch} images failed: {reason}")
     trial = Trial(batch, **json.loads(done.stdout.splitlines()[-1]))
     say(f"--auto_batch: {batch} images: {trial.peak / 1e9:.2f} of {trial.limit / 1e9:.2f} GB")
     return trial

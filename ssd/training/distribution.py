@@ -10,19 +10,25 @@ import atexit
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 import keras
 
 from ssd.console import warn
 from ssd.data.share import ALONE, Share
-from ssd.errors import InputError, RunError
+from ssd.errors import InputError, RunError, SsdError
 from ssd.memory import available_memory
+from ssd.training.interrupt import Stopped
 
 BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 BF16_GPU = (8, 0)  # compute capability of the first GPUs that multiply bfloat16
+# What JAX and the libraries below it say when another process does not answer any more.
+LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "heartbeat", "Connection reset by peer", "Connection closed")
 AUTO = "auto"  # in place of an address: what started the processes tells JAX
 
 
@@ -50,15 +56,19 @@ class Device:
 
 def hide_other_gpus(gpus: int, gpu_index: list[int] | None) -> None:
     """Leaves the wanted GPUs, of those that the environment shows, visible to this process; must come before the first
-    tensor."""
+    tensor. Raises InputError where the environment does not show one that was named."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     wanted = gpu_index or range(gpus)
     if shown is None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, wanted))
         return
     names = [name for name in shown.split(",") if name]
-    if max(wanted) < len(names):  # where not, `choose_device` will miss one
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in wanted)
+    if gpu_index and max(gpu_index) >= len(names):
+        raise InputError(
+            f"--gpu_index {' '.join(map(str, gpu_index))}: no such GPU among those of CUDA_VISIBLE_DEVICES={shown}",
+            hint="indices count from 0 within CUDA_VISIBLE_DEVICES; unset it to count all GPUs of the machine",
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in wanted if number < len(names))
 
 
 def join(cluster: Cluster) -> None:
@@ -83,6 +93,8 @@ def join(cluster: Cluster) -> None:
             coordinator_address=cluster.coordinator if named else None,
             num_processes=cluster.processes,
             process_id=cluster.process,
+            # Else what started the processes would decide which GPUs are theirs, even where they are named.
+            cluster_detection_method="deactivate" if named else None,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -92,15 +104,57 @@ def join(cluster: Cluster) -> None:
         ) from error
 
 
-def leave_at_once() -> None:
-    """Lets this process end without the goodbye that JAX says to the others: one that is lost never answers it."""
+@contextlib.contextmanager
+def among_others(cluster: Cluster | None) -> Iterator[None]:
+    """Within, an error of one process soon is one of all: JAX would say goodbye to the others before this process ends,
+    while they wait for its part of a step. `Stopped` comes to all of them, and they part as friends."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except BaseException as error:
+        if cluster is None:
+            raise
+        code = 128 + getattr(error, "number", signal.SIGINT) if isinstance(error, KeyboardInterrupt) else 1
+        # The last function registered is the first one called.
+        atexit.register(_end, getattr(error, "exit_code", code))
+        if lost := loss_in_words(error):
+            raise lost from error
+        raise
 
-    def end() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
 
-    atexit.register(end)  # the last one registered is the first one called
+def _end(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def loss_in_words(error: BaseException) -> RunError | None:
+    """What is said where another process of the run does not answer any more; None for any other error."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SsdError) or not any(sign in text for sign in LOST_PROCESS):
+        return None
+    return RunError(
+        f"another process of the run was lost ({str(error).splitlines()[0][:120]})",
+        hint="the last whole checkpoint is kept: go on with --resume, with as many processes as you like",
+    )
+
+
+def check_alike(what: dict[str, object], device: Device) -> None:
+    """Raises the same InputError in all processes where they differ in one of the values of `what`, by name."""
+    if device.share.processes == 1:
+        return
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    digests = [int(sha256(repr(value).encode()).hexdigest()[:7], 16) for value in what.values()]
+    everybodys = multihost_utils.process_allgather(np.array(digests, np.int32))
+    different = [name for name, column in zip(what, everybodys.T, strict=True) if len(set(column.tolist())) > 1]
+    if different:
+        raise InputError(
+            f"the processes of the run differ in: {', '.join(different)}",
+            hint="all need the same flags, files and kind of machine, and the results on a disk that they share",
+        )
 
 
 def choose_device(gpus: int, gpu_index: list[int] | None, cluster: Cluster | None = None) -> Device:
@@ -109,12 +163,15 @@ def choose_device(gpus: int, gpu_index: list[int] | None, cluster: Cluster | Non
     Raises:
         InputError: more were asked for than there are, or one that is not there; processes with unlike numbers of them.
     """
+    _keep_tensorflow_off()
     # Asked for GPUs only, JAX fails where there are none.
     names = keras.distribution.list_devices()
     kind = "gpu" if any(name.startswith(("gpu", "cuda")) for name in names) else "cpu"
     processes, process = _place() if cluster else (1, 0)
     here = len(names) // processes
     wanted = len(gpu_index) if gpu_index else gpus
+    if len(names) % processes:
+        raise InputError(f"{len(names)} devices on {processes} processes: each must have the same number")
     if gpu_index and (kind == "cpu" or here < wanted):
         raise InputError(
             f"--gpu_index {' '.join(map(str, gpu_index))}: no such GPU on this machine",
@@ -123,8 +180,6 @@ def choose_device(gpus: int, gpu_index: list[int] | None, cluster: Cluster | Non
     if here < wanted:
         found = f"{here} GPU{'s' * (here > 1)}" if kind == "gpu" else "no GPU"
         raise InputError(f"--gpus {wanted}: this machine has {found}", hint="`nvidia-smi -L` lists the GPUs")
-    if cluster and len(names) % processes:
-        raise InputError(f"{len(names)} devices on {processes} processes: each must have the same number")
     count = wanted * processes
     numbers = gpu_index or list(range(wanted))
     name = f"GPU {', '.join(map(str, numbers))}" if kind == "gpu" else f"CPU, {os.cpu_count()} cores (no GPU found)"
@@ -136,6 +191,16 @@ def choose_device(gpus: int, gpu_index: list[int] | None, cluster: Cluster | Non
     return Device(kind, name, count, share)
 
 
+def _keep_tensorflow_off() -> None:
+    """TensorFlow reads the data for JAX too; then the GPUs are none of its business."""
+    if keras.backend.backend() == "tensorflow":
+        return
+    with contextlib.suppress(ImportError):  # the core runs without it
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
+
+
 def _place() -> tuple[int, int]:
     """How many processes the cluster has, and which of them this is."""
     import jax
@@ -144,7 +209,7 @@ def _place() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def together(device: Device):
+def together(device: Device) -> Iterator[None]:
     """Models that are built within train on all of the devices. Nothing changes where it is one."""
     if device.count == 1:
         yield
@@ -188,6 +253,7 @@ def dealt_out(batch):
 
 
 def _to_replicas(batch):
+    import numpy as np
     import tensorflow as tf
 
     strategy = tf.distribute.get_strategy()
@@ -196,11 +262,11 @@ def _to_replicas(batch):
         return batch
 
     def deal(values):
-        most = -(-len(values) // count)
+        # A replica without a row fails. Where there are too few rows each has all of them: every mean stays what it is.
+        parts = [values] * count if len(values) < count else np.array_split(values, count)
 
         def part(context):
-            first = context.replica_id_in_sync_group * most
-            return tf.convert_to_tensor(values[first : first + most])
+            return tf.convert_to_tensor(parts[context.replica_id_in_sync_group])
 
         return strategy.experimental_distribute_values_from_function(part)
 
@@ -278,7 +344,8 @@ def free_memory(device: Device) -> int:
         import jax
 
         return jax.local_devices()[0].memory_stats()["bytes_limit"]
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    query = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]) << 20
 
 

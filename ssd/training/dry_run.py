@@ -13,7 +13,6 @@ from keras import ops
 from ssd.console import say
 from ssd.data.audit import write_csv
 from ssd.data.loader import Loader
-from ssd.data.pipeline import training_index
 from ssd.data.sources import ImageIndex
 from ssd.errors import RunError
 from ssd.files import results_folder, sole_writer, whole_file, write_text
@@ -73,7 +72,7 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
     precision = distribution.set_precision(request.use_amp, device)
     distribution.seed(spec.random_seed, request.deterministic)
     with distribution.together(device):
-        loader, validation = loaders(spec, device, training_index(spec))
+        loader, validation = loaders(spec, device)
         training, _ = build(spec, loader.steps, start, device.count)
         begin(training, start, loader.steps, [spec.random_seed, loader.samples, loader.batch_size])
         return _reported(spec, results_folder(results), device, precision, loader, validation, training, start.progress)

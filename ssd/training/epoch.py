@@ -18,6 +18,7 @@ from ssd.training.step import TrainingModel, regularisation
 from ssd.training.validation import Validation
 
 LOOK_EVERY = 1.0  # seconds between looks at the losses; each waits for the device
+LOOK_STEPS = 16  # the same for several processes
 
 
 def train_epoch(run: Run, progress: Progress) -> dict:
@@ -58,7 +59,7 @@ def train_epoch(run: Run, progress: Progress) -> dict:
             progress.position += 1
             progress.seconds = before + time.perf_counter() - began
             stopping = run.interrupt.requested()
-            if stopping or time.perf_counter() - looked > LOOK_EVERY:
+            if stopping or _time_to_look(run, counter, looked):
                 losses = check_losses(run, progress, recent)
                 bar.set_postfix_str(f"loss {losses['loss']:.3f}", refresh=False)
                 run.board.scalars(counter, {"loss": losses["loss"], "lr": _rate(run)})
@@ -81,6 +82,13 @@ def train_epoch(run: Run, progress: Progress) -> dict:
         "data_wait": waited / spent,
         "seconds": progress.seconds,
     }
+
+
+def _time_to_look(run: Run, counter: int, looked: float) -> bool:
+    # Processes that train together must find a bad loss at the same step, however long it took each of them.
+    if run.device.share.processes > 1:
+        return counter % LOOK_STEPS == 0
+    return time.perf_counter() - looked > LOOK_EVERY
 
 
 def _batches(loader, progress: Progress) -> Iterator:

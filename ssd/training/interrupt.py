@@ -47,7 +47,8 @@ class Interrupt:
         if self._number:
             raise Signalled(number)
         self._number = number
-        warn("interrupted: saving after this step (once more to stop at once)")
+        when = "this step" if self._agree is None else f"at most {ASK_EVERY} steps"
+        warn(f"interrupted: saving after {when} (once more to stop at once)")
 
     def requested(self) -> bool:
         """Whether a signal came, to any of the processes."""

@@ -150,6 +150,7 @@ def begin(training: TrainingModel, start: Start, steps: int, order: list[int]) -
         if start.progress.order != order and start.progress.position:
             warn(f"epoch {start.progress.epoch + 1} starts again: its batches are not the ones of the checkpoint")
             start.progress.position = 0
+            start.progress.steps = 0  # what was done of the epoch does not count
         if start.progress.steps != steps:
             # The schedule goes on at the same part of the run.
             for count in (training.optimizer.iterations, training.counter):

@@ -46,9 +46,16 @@ def only_images(pixels):
     return _images(pixels, "images ") if isinstance(pixels, dict) else pixels
 
 
+def images_in(batch: dict) -> int:
+    """How many the whole batch has, whatever part of it is here."""
+    return _count(next(key for key in batch if key.startswith("classes ")))
+
+
 def _images(batch: dict, name: str):
     key = next(key for key in batch if key.startswith(name))
-    count = int(key.removeprefix(name).partition("x")[0])
-    # Within the compiled step, where an array of several devices is one. A replica of TensorFlow has fewer, none of
-    # them a filler.
-    return batch[key][:count]
+    # Within the compiled step, where an array of several devices is one. Replicas of TensorFlow have no fillers.
+    return batch[key][: _count(key)]
+
+
+def _count(key: str) -> int:
+    return int(key.split()[1].partition("x")[0])

@@ -9,7 +9,7 @@ from ssd.models.running_statistics import RANGE_SUFFIX, count_steps, settle
 from ssd.spec.config import Network
 from ssd.training.distribution import dealt_out
 from ssd.training.loss import ssd_loss
-from ssd.training.shapes import boxes_and_classes, only_images
+from ssd.training.shapes import boxes_and_classes, images_in, only_images
 
 # An average over the last tenth of the steps so far suits runs of any length; the cap is reached at step 45,000.
 EMA_LONGEST = 0.9998
@@ -82,8 +82,7 @@ class TrainingModel(keras.Model):
         parts = ssd_loss(y_pred["class_logits"], y_pred["offsets"], boxes, classes, self.anchors, self.network)
         penalty = regularisation(self.detector)
         whole = total(ops.stack([parts[name] for name in ("loss", "classification", "localisation")]))
-        images = total(ops.cast(ops.shape(classes)[0], "float32"))
-        self._count(images, whole[0] + penalty, whole[1], whole[2], penalty)
+        self._count(images_in(y), whole[0] + penalty, whole[1], whole[2], penalty)
         if self.average is not None:
             self._follow()
         # The gradients of the replicas are added up.
@@ -98,7 +97,7 @@ class TrainingModel(keras.Model):
         first = ops.logical_and(bad < 0, ops.logical_not(ops.isfinite(loss)))
         self.bad_step.assign(ops.where(first, counter, bad))
         values = [ops.ones_like(loss), *losses]
-        self.sums.assign(self.sums + images * ops.stop_gradient(ops.stack(values)))
+        self.sums.assign(self.sums + float(images) * ops.stop_gradient(ops.stack(values)))
         self.counter.assign(counter + 1)
 
     def _follow(self) -> None:

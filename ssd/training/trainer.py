@@ -14,7 +14,6 @@ import keras
 from ssd.console import only_errors, say, warn
 from ssd.data.loader import Loader
 from ssd.data.pipeline import evaluation_loader, training_index, training_loader
-from ssd.data.sources import ImageIndex
 from ssd.errors import RunError
 from ssd.files import results_folder, sole_writer, write_text
 from ssd.models.detector import summary
@@ -23,7 +22,7 @@ from ssd.spec import with_batch_size
 from ssd.spec.config import Experiment, Training
 from ssd.status import StatusLog
 from ssd.training import distribution, history
-from ssd.training.auto_batch import largest_batch
+from ssd.training.auto_batch import OUT_OF_MEMORY, largest_batch
 from ssd.training.checkpoints import Checkpoints, run_name
 from ssd.training.epoch import conclude_epoch, train_epoch
 from ssd.training.interrupt import Interrupt, Stopped
@@ -35,9 +34,6 @@ from ssd.training.tensorboard import Board
 from ssd.training.validation import Validator
 
 DRAW_EVERY = 5.0  # seconds between pictures of the curves, for epochs shorter than the drawing
-# What JAX and the libraries below it say when another process does not answer any more.
-LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "heartbeat", "Connection reset by peer", "Connection closed")
-OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OOM when", "out of memory")
 
 
 @dataclass(frozen=True)
@@ -68,6 +64,16 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
             last whole checkpoint is kept.
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP; `Stopped`, its kind, where the state was saved.
     """
+    if request.auto_batch:  # before this process takes memory on the device
+        distribution.hide_other_gpus(request.gpus, request.gpu_index)
+        most = len(training_index(spec)) // (len(request.gpu_index or ()) or request.gpus)
+        spec = with_batch_size(spec, largest_batch(spec, request.use_amp, max(most, 1)))
+        say(f"--auto_batch: batches of {spec.training.batch_size} images a device; learning rates are the spec's")
+    with distribution.among_others(request.cluster):
+        return _train(spec, results_dir, request)
+
+
+def _train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
     device = request_device(request)
     if device.share.process:
         only_errors()
@@ -83,25 +89,26 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         key=request.key,
     )
     start.progress.stopped_early &= spec.training.early_stopping is not None
+    where = (start.progress.epoch, start.progress.position)
+    distribution.check_alike({"spec": spec.text, "model to begin with": start.path, "its epoch": where}, device)
     if reason := finished(spec, start.progress):
         say(f"nothing to resume: {reason}")
         return folder
 
-    index = training_index(spec)
-    if request.auto_batch:
-        most = max(len(index) // device.count, 1)
-        spec = with_batch_size(spec, largest_batch(spec, request.use_amp, most))
-        say(f"--auto_batch: batches of {spec.training.batch_size} images a device; learning rates are the spec's")
     precision = distribution.set_precision(request.use_amp, device)
     distribution.seed(spec.random_seed, request.deterministic)
     with contextlib.ExitStack() as during:
         during.enter_context(distribution.together(device))
-        loader, validation = loaders(spec, device, index, cache_of(request, folder))
+        loader, validation = loaders(spec, device)
+        images = {"training images": loader.index.names, "validation images": validation and validation.index.names}
+        distribution.check_alike({**images, "precision": precision}, device)
         training, schedule = build(spec, loader.steps, start, device.count)
         report = begin(training, start, loader.steps, [spec.random_seed, loader.samples, loader.batch_size])
         validator = Validator(training.evaluated, training.anchors, spec, validation) if validation else None
 
         written = during.enter_context(written_folder(folder, device))
+        if request.cache:  # late: it takes long, and what is wrong with all the rest is known by now
+            loader.keep_decoded(cache_of(request, folder))
         agree = partial(distribution.agreed, device=device) if device.share.processes > 1 else None
         interrupt = during.enter_context(Interrupt(agree))
         status = StatusLog(written)
@@ -137,7 +144,7 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
             raise
         except Exception as error:
             status.write("FAILURE", str(error))
-            raise explained(error, spec, processes=device.share.processes) from error
+            raise explained(error, spec) from error
         finally:
             board.close()
             profile.close()
@@ -157,21 +164,18 @@ def request_device(request: Request) -> distribution.Device:
     return distribution.choose_device(request.gpus, request.gpu_index, cluster)
 
 
-def loaders(
-    spec: Experiment, device: distribution.Device, index: ImageIndex, cache: str | Path | None = None
-) -> tuple[Loader, Loader | None]:
-    """Of the training data in `index` and of the validation data, in batches for all devices together."""
+def loaders(spec: Experiment, device: distribution.Device) -> tuple[Loader, Loader | None]:
+    """Of the training and the validation data, in batches for all devices together."""
     share, count = device.share, device.count
-    batch_size = spec.training.batch_size * count
-    training = training_loader(spec, batch_size=batch_size, share=share, cache=cache, index=index)
+    training = training_loader(spec, batch_size=spec.training.batch_size * count, share=share)
     if not spec.dataset.validation:
         return training, None
     return training, evaluation_loader(spec, batch_size=spec.evaluation.batch_size * count, share=share)
 
 
-def cache_of(request: Request, results: Path) -> str | Path | None:
-    """Where decoded images are kept: None, "memory", or a folder."""
-    if request.cache in (None, "memory"):
+def cache_of(request: Request, results: Path) -> str | Path:
+    """Where decoded images are kept: "memory", or a folder."""
+    if request.cache == "memory":
         return request.cache
     return results / "cache" if request.cache == "disk" else Path(request.cache).expanduser()
 
@@ -266,15 +270,9 @@ def banner(run: Run, precision: str) -> None:
     )
 
 
-def explained(error: Exception, spec: Experiment, *, resumable: bool = True, processes: int = 1) -> Exception:
-    """A shortage of memory, or a lost process, in words; any other error as it is."""
+def explained(error: Exception, spec: Experiment, *, resumable: bool = True) -> Exception:
+    """A shortage of memory in words; any other error as it is."""
     text = f"{type(error).__name__}: {error}"
-    if processes > 1 and any(sign in text for sign in LOST_PROCESS):
-        distribution.leave_at_once()
-        return RunError(
-            f"another of the {processes} processes of the run was lost ({str(error).splitlines()[0][:120]})",
-            hint="the last whole checkpoint is kept: go on with --resume, with as many processes as you like",
-        )
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         batch = spec.training.batch_size
         return RunError(

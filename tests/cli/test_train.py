@@ -56,6 +56,13 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def all_gpus_shown(monkeypatch):
+    """A run hides the GPUs that it leaves to others from its process, which here goes on."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
 @pytest.fixture
 def spec(data, tmp_path):
     def write(epochs: int, ema: bool = False) -> Path:
@@ -111,6 +118,14 @@ def stop_after_line(process: subprocess.Popen, begin: str, delay: float, number:
             "several processes train together with the JAX backend only",
         ),
         (["--gpu_index", "-1"], "--gpu_index -1: indices count from 0"),
+        (
+            ["--cache", "memory", "--coordinator", "localhost:1234"],
+            "--cache memory: each process would hold all",
+        ),
+        (["--dry_run", "--profile", "3"], "--dry_run trains one step as the spec says, without --profile"),
+        (["--dry_run", "--auto_batch"], "--dry_run trains one step as the spec says, without --auto_batch"),
+        (["--auto_batch", "--resume"], "--auto_batch: a run that goes on keeps its batch size"),
+        (["--profile", "-1"], "--profile is -1"),
         (["--initial_epoch", "0"], "--initial_epoch is 0; epochs count from 1"),
         (["--resume", "-m", "x.keras"], "-m/--resume_model_weights names another"),
         (["--resume", "--initial_epoch", "3"], "--initial_epoch names another"),

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd.errors import InputError
 from ssd.models.checkpoint import read_state
-from ssd.training.distribution import hide_other_gpus
+from ssd.training.distribution import hide_other_gpus, loss_in_words
 
 PROGRAM = Path(__file__).with_name("together.py")
 # 11 images: batches of 8 and 3, which neither 2 nor 4 devices divide.
@@ -27,7 +28,7 @@ training_config {{
   batch_size_per_gpu: {batch} num_epochs: {epochs}
   learning_rate {{ soft_start_annealing_schedule {{
     min_learning_rate: {rate} max_learning_rate: {rate} soft_start: 0.1 annealing: 0.6 }} }}
-  regularizer {{ type: L2 weight: 1e-4 }} checkpoint_interval: 100 model_ema: true
+  regularizer {{ type: L2 weight: 1e-4 }} checkpoint_interval: 100 model_ema: true {more}
 }}
 eval_config {{ validation_period_during_training: 1 average_precision_mode: INTEGRATE batch_size: 4 }}
 nms_config {{ confidence_threshold: 0.05 clustering_iou_threshold: 0.5 top_k: 20 }}
@@ -41,14 +42,12 @@ dataset_config {{
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Eleven pictures of a red or blue square."""
-    folder = tmp_path_factory.mktemp("squares")
+def make_data(folder: Path, images: int) -> None:
+    """Pictures of a red or blue square."""
     (folder / "images").mkdir()
     (folder / "labels").mkdir()
     rng = np.random.default_rng(1)
-    for number in range(11):
+    for number in range(images):
         image = rng.integers(90, 110, (128, 128, 3), dtype=np.uint8)
         name, color = (("red", (230, 30, 30)), ("blue", (30, 30, 230)))[number % 2]
         left, top = rng.integers(0, 88, 2)
@@ -56,14 +55,17 @@ def data(tmp_path_factory) -> Path:
         row = f"{name} 0 0 0 {left} {top} {left + 40} {top + 40} 0 0 0 0 0 0 0\n"
         Image.fromarray(image).save(folder / "images" / f"{number:03d}.png")
         (folder / "labels" / f"{number:03d}.txt").write_text(row)
-    return folder
 
 
 @pytest.fixture
-def spec(data, tmp_path):
-    def write(**values) -> Path:
-        path = tmp_path / "spec.txt"
-        path.write_text(SPEC.format(**{"batch": 4, "epochs": 10, "rate": 1e-2, "data": data, **values}))
+def spec(tmp_path):
+    def write(images: int = 11, **values) -> Path:
+        folder, path = tmp_path / f"squares{images}", tmp_path / "spec.txt"
+        if not folder.exists():
+            folder.mkdir()
+            make_data(folder, images)
+        defaults = {"batch": 4, "epochs": 10, "rate": 1e-2, "more": ""}
+        path.write_text(SPEC.format(**{**defaults, "data": folder, **values}))
         return path
 
     return write
@@ -77,6 +79,15 @@ def start(backend: str, *arguments, devices: int = 1) -> subprocess.Popen:
     command = [sys.executable, PROGRAM, "--tiny", *flags, *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(list(map(str, command)), stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def pair(spec: Path, other: Path, results: Path, address: str) -> list[subprocess.Popen]:
+    """Two processes that train together."""
+    running = []
+    for number, path in enumerate((spec, other)):
+        cluster = ("--coordinator", address, "--num_processes", 2, "--process_id", number)
+        running.append(start("jax", "train", "-e", path, "-r", results, *cluster))
+    return running
 
 
 def report(process: subprocess.Popen) -> dict:
@@ -119,16 +130,40 @@ def test_other_gpus_are_hidden(monkeypatch, shown, gpus, index, left):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
-def test_two_replicas_of_tensorflow_train_as_one(spec):
-    alone, together = (report(start("tensorflow", "steps", spec(), devices=devices)) for devices in (1, 2))
-    assert len(alone["losses"]) == 20 and sorted([*alone["seen"][0], *alone["seen"][1]]) == list(range(11))
-    assert np.mean(alone["losses"][-6:]) < 0.9 * np.mean(alone["losses"][:6])  # it learns
+def test_a_gpu_that_the_environment_does_not_show(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    with pytest.raises(InputError, match="--gpu_index 5: no such GPU among those of CUDA_VISIBLE_DEVICES=4,5,6"):
+        hide_other_gpus(1, [5])
+
+
+def test_what_is_no_lost_process():
+    assert loss_in_words(ValueError("a bad value")) is None
+    assert loss_in_words(InputError("Gloo is a place")) is None
+    found = loss_in_words(RuntimeError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer\nmore"))
+    assert "another process of the run was lost" in found.message and "more" not in found.message
+
+
+# 9 images: the last batch has a single one, and one of two replicas nothing.
+@pytest.mark.parametrize(("images", "more"), [(11, ""), (9, "enable_qat: true")])
+def test_two_replicas_of_tensorflow_train_as_one(spec, images, more):
+    path = spec(images=images, more=more)
+    alone, together = (report(start("tensorflow", "steps", path, devices=devices)) for devices in (1, 2))
+    assert len(alone["losses"]) == 20 and sorted([*alone["seen"][0], *alone["seen"][1]]) == list(range(images))
+    assert more or np.mean(alone["losses"][-6:]) < 0.9 * np.mean(alone["losses"][:6])  # it learns
     assert "2 devices" in together["device"]
     assert_same(together, alone)
 
 
 @needs_jax
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.networks  # half a minute
+def test_two_devices_of_one_jax_process_train_as_one(spec):
+    alone, together = (report(start("jax", "steps", spec(), devices=devices)) for devices in (1, 2))
+    assert "2 devices" in together["device"]
+    assert_same(together, alone)
+
+
+@needs_jax
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.networks)])
 def test_processes_of_jax_train_as_one(spec, processes):
     alone = report(start("jax", "steps", spec()))
     address = free_address()
@@ -137,14 +172,49 @@ def test_processes_of_jax_train_as_one(spec, processes):
         assert_same(report(process), alone)
 
 
+@pytest.mark.networks
+def test_a_run_of_two_replicas_goes_on_with_one(spec, tmp_path):
+    results = tmp_path / "results"
+    path = spec(epochs=2, more="enable_qat: true")
+    process = start("tensorflow", "train", "-e", path, "-r", results, devices=2)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    rate = next(line for line in out.splitlines() if line.startswith("epoch 2/2")).split("lr ")[1].split()[0]
+    assert float(rate) == pytest.approx(2e-2)  # as many times the rate as there are devices
+    process = start("tensorflow", "train", "-e", spec(epochs=3, more="enable_qat: true"), "-r", results, "--resume")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "epoch 3/3" in out
+    assert read_state(results / "weights" / "ssd_resnet10_last.keras")[0]["epoch"] == 3
+
+
 @needs_jax
+@pytest.mark.networks
+def test_a_fault_of_one_process_ends_all(spec, tmp_path):
+    """A rate of its own for one of them: said before training; and a picture that one of them cannot read."""
+    results, address = tmp_path / "results", free_address()
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "spec.txt"
+    other.write_text(spec().read_text().replace("random_seed: 7", "random_seed: 8"))
+    for number, process in enumerate(pair(spec(), other, results, address)):
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 2, err
+        if number == 0:
+            assert "the processes of the run differ in: spec" in err
+    damaged = next((tmp_path / "squares11" / "images").iterdir())
+    contents = damaged.read_bytes()
+    damaged.write_bytes(contents[:200] + bytes(200) + contents[400:])
+    began = time.monotonic()
+    codes = [process.wait(timeout=200) for process in pair(spec(), spec(), results, free_address())]
+    assert sorted(codes) == [1, 2] or codes == [2, 2]
+    assert time.monotonic() - began < 150
+
+
+@needs_jax
+@pytest.mark.networks
 def test_a_lost_process_ends_the_run_and_one_process_goes_on(spec, tmp_path):
-    path, address, results = spec(epochs=400), free_address(), tmp_path / "results"
-    running = []
-    for number in range(2):
-        cluster = ("--coordinator", address, "--num_processes", 2, "--process_id", number)
-        running.append(start("jax", "train", "-e", path, "-r", results, *cluster))
-    first, second = running
+    results = tmp_path / "results"
+    first, second = pair(spec(epochs=400), spec(epochs=400), results, free_address())
     for line in first.stdout:
         if line.startswith("epoch 3/"):
             break
@@ -153,7 +223,7 @@ def test_a_lost_process_ends_the_run_and_one_process_goes_on(spec, tmp_path):
     began = time.monotonic()
     out, err = first.communicate(timeout=200)
     assert first.returncode == 1, err
-    assert "another of the 2 processes of the run was lost" in err and "--resume" in err
+    assert "another process of the run was lost" in err and "--resume" in err
     assert "Traceback" not in err
     assert time.monotonic() - began < 150
     last = results / "weights" / "ssd_resnet10_last.keras"
@@ -167,12 +237,10 @@ def test_a_lost_process_ends_the_run_and_one_process_goes_on(spec, tmp_path):
 
 
 @needs_jax
-def test_an_interrupted_process_stops_all_after_one_step(spec, tmp_path):
-    path, address, results = spec(epochs=400), free_address(), tmp_path / "results"
-    running = []
-    for number in range(2):
-        cluster = ("--coordinator", address, "--num_processes", 2, "--process_id", number)
-        running.append(start("jax", "train", "-e", path, "-r", results, *cluster))
+@pytest.mark.networks
+def test_an_interrupted_process_stops_all(spec, tmp_path):
+    results = tmp_path / "results"
+    running = pair(spec(epochs=400), spec(epochs=400), results, free_address())
     for line in running[0].stdout:
         if line.startswith("epoch 2/"):
             break

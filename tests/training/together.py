@@ -23,7 +23,6 @@ def steps(path: str, devices: int, place: list[str]) -> dict:
     import keras
     import numpy as np
 
-    from ssd.data.pipeline import training_index
     from ssd.spec import load_experiment
     from ssd.training import distribution
     from ssd.training.run import build
@@ -40,7 +39,7 @@ def steps(path: str, devices: int, place: list[str]) -> dict:
     distribution.seed(spec.random_seed, deterministic=False)
     losses, seen = [], []
     with distribution.together(device):
-        loader, validation = loaders(spec, device, training_index(spec))
+        loader, validation = loaders(spec, device)
         training, _ = build(spec, loader.steps)  # the rates of one device, however many there are
         for epoch in range(-(-STEPS // loader.steps)):
             for images, truth in loader.epoch(epoch):
