@@ -19,7 +19,7 @@ from hashlib import sha256
 
 import keras
 
-from ssd.console import warn
+from ssd.console import say, warn
 from ssd.data.share import ALONE, Share
 from ssd.errors import InputError, RunError, SsdError
 from ssd.memory import available_memory
@@ -29,6 +29,7 @@ BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 BF16_GPU = (8, 0)  # compute capability of the first GPUs that multiply bfloat16
 # What JAX and the libraries below it say when another process does not answer any more.
 LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "heartbeat", "Connection reset by peer", "Connection closed")
+PATIENCE = 300  # seconds for all processes to come
 AUTO = "auto"  # in place of an address: what started the processes tells JAX
 
 
@@ -88,6 +89,7 @@ def join(cluster: Cluster) -> None:
     # Two steps under way at once would mix up their messages on CPUs.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     named = cluster.coordinator != AUTO
+    say(f"waiting for the other processes, {PATIENCE} s at most" + (f": {cluster.coordinator}" if named else ""))
     try:
         jax.distributed.initialize(
             coordinator_address=cluster.coordinator if named else None,
@@ -95,6 +97,7 @@ def join(cluster: Cluster) -> None:
             process_id=cluster.process,
             # Else what started the processes would decide which GPUs are theirs, even where they are named.
             cluster_detection_method="deactivate" if named else None,
+            initialization_timeout=PATIENCE,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
