@@ -25,7 +25,9 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("family", "epochs"), [("resnet10", 1), ("mobilenet_v1", 5)])
+@pytest.mark.parametrize(
+    ("family", "epochs"), [("resnet10", 1), pytest.param("mobilenet_v1", 5, marks=pytest.mark.networks)]
+)
 def test_a_family_learns_from_random_weights(family, epochs, data, tmp_path):
     text = (ROOT / "specs" / "zoo" / f"{family}.txt").read_text()
     training = f'image_directory_path: "{data}/training/image_2" label_directory_path: "{data}/training/label_2"'
