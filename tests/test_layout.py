@@ -36,6 +36,7 @@ BACKEND_AWARE = ("models/batch_norm.py", "models/depthwise.py", "models/replicas
 MAY_IMPORT_TENSORFLOW = (
     "data/",
     "training/distribution.py",
+    "training/hardware.py",
     "training/profile.py",
     "deploy/onnx_export.py",
     *BACKEND_AWARE,

@@ -173,7 +173,10 @@ def make_loader(images: Path, labels: Path, cpus: int, cache: str | Path | None 
     source = DataSource(image_dir=str(images), label_dir=str(labels))
     dataset = Dataset((source,), (), ("thing",), (("thing", "thing"),), True)
     index = index_sources([source], dataset, "training")
-    return Loader(index, augmentation, batch_size=16, seed=1, workers=cpus, cache=cache)
+    loader = Loader(index, augmentation, batch_size=16, seed=1, workers=cpus)
+    if cache is not None:
+        loader.keep_decoded(cache)
+    return loader
 
 
 def full_pipeline(loader):

@@ -54,13 +54,8 @@ class Loader:
         workers: int | None = None,
         prefetch: int | None = None,
         share: Share = ALONE,
-        cache: str | Path | None = None,
     ):
-        """With a `seed`, order and pixels are random (training); without, neither is.
-
-        `cache`: "memory" or a folder keeps decoded images; whatever is not there yet is decoded now. Raises DataError
-        where there is no room for it, or an image does not decode.
-        """
+        """With a `seed`, order and pixels are random (training); without, neither is."""
         self.index, self._augmentation, self.batch_size, self._seed = index, augmentation, batch_size, seed
         self._workers, self._prefetch, self.share = workers, prefetch, share
         rows = share.rows(batch_size)
@@ -75,11 +70,13 @@ class Loader:
         self._truth["starts"] = tf.constant(index.starts, tf.int32)
         self._files, self._in_record = tf.constant(index.files), tf.constant(index.spans[:, 1] >= 0)
         self._cache: PixelCache | None = None
-        if cache is not None:
-            self.keep_decoded(cache)
 
     def keep_decoded(self, where: str | Path) -> None:
-        """Keeps decoded images from now on; decodes what is not there yet. See `cache` of the constructor."""
+        """Keeps decoded images from now on, in "memory" or a folder; what is not there yet is decoded now.
+
+        Raises:
+            DataError: there is no room for it, or an image does not decode. InputError: the folder cannot be written.
+        """
         if where == "memory":
             self._cache = in_memory(self.index, self._decoded)
         else:

@@ -1,7 +1,6 @@
 """The data of a spec as batches: for training, for evaluation, and image files for inference."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -25,17 +24,17 @@ def training_loader(
     *,
     batch_size: int,
     share: Share = ALONE,
-    cache: str | Path | None = None,
+    index: ImageIndex | None = None,
 ) -> Loader:
     """Shuffled, augmented batches of the training data.
 
     Args:
-        cache: None, "memory" or a folder for decoded images.
+        index: the training data, where they were looked at before.
 
     Raises:
-        DataError, Problems: see `index_sources`, and `Loader` about the `cache`.
+        DataError, Problems: see `index_sources`.
     """
-    index = training_index(spec)
+    index = index or training_index(spec)
     workers, prefetch = (spec.training.workers, spec.training.prefetch) if spec.training else (None, None)
     return Loader(
         index,
@@ -45,7 +44,6 @@ def training_loader(
         workers=workers,
         prefetch=prefetch,
         share=share,
-        cache=cache,
     )
 
 

@@ -100,13 +100,13 @@ def _try(spec: Experiment, batch: int, use_amp: bool) -> dict:
     """Two steps on made-up data in this process."""
     import numpy as np
 
-    from ssd.training import distribution
+    from ssd.training import distribution, hardware
     from ssd.training.run import build
     from ssd.training.shapes import keyed
 
     device = distribution.choose_device(1, None)
-    distribution.set_precision(use_amp, device)
-    limit = distribution.free_memory(device)
+    hardware.set_precision(use_amp, device)
+    limit = hardware.free_memory(device)
     training, _ = build(spec, steps=1)
     shape = (batch, spec.augmentation.height, spec.augmentation.width, spec.augmentation.channels)
     pixels = np.random.default_rng(0).normal(0, 50, shape).astype(np.float32)
@@ -115,7 +115,7 @@ def _try(spec: Experiment, batch: int, use_amp: bool) -> dict:
     for _ in range(2):
         training.train_on_batch(pixels, keyed({"boxes": boxes, "classes": classes}))
         training.totals()  # waits for the device
-    return {"peak": distribution.peak_memory(device), "limit": limit}
+    return {"peak": hardware.peak_memory(device), "limit": limit}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Devices, processes, precision and determinism.
+"""Devices and processes that train together.
 
 Every batch is cut into equal parts, one a device, and a step computes what one device would: batch statistics, hard
 negatives and the loss's normaliser are those of the whole batch. With the TensorFlow backend the devices of one machine
@@ -9,9 +9,7 @@ train together under MirroredStrategy, with JAX those of any number of machines 
 import atexit
 import contextlib
 import os
-import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +17,11 @@ from hashlib import sha256
 
 import keras
 
-from ssd.console import say, warn
+from ssd.console import say
 from ssd.data.share import ALONE, Share
 from ssd.errors import InputError, RunError, SsdError
-from ssd.memory import available_memory
 from ssd.training.interrupt import Stopped
 
-BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
-BF16_GPU = (8, 0)  # compute capability of the first GPUs that multiply bfloat16
 # What JAX and the libraries below it say when another process does not answer any more.
 LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "heartbeat", "Connection reset by peer", "Connection closed")
 PATIENCE = 300  # seconds for all processes to come
@@ -82,7 +77,7 @@ def join(cluster: Cluster) -> None:
     if keras.backend.backend() != "jax":
         raise InputError(
             f"several processes train together with the JAX backend only, not with {keras.backend.backend()}",
-            hint="set KERAS_BACKEND=jax (pip install jax); GPUs of one machine need one process: --gpus N",
+            hint="set KERAS_BACKEND=jax (pip install 'jax[cuda13]'); the GPUs of a machine need one process: --gpus N",
         )
     import jax
 
@@ -289,77 +284,9 @@ def everywhere(values):
     return keras.tree.map_structure(spread, values)
 
 
-def agreed(number: int, device: Device) -> int:
-    """The largest number that any of the processes has come with; all must ask."""
-    if device.share.processes == 1:
-        return number
+def agreed(number: int) -> int:
+    """The largest number that any of several processes has come with; all must ask."""
     import numpy as np
     from jax.experimental import multihost_utils
 
     return int(np.max(multihost_utils.process_allgather(np.array(number, np.int32))))
-
-
-def set_precision(use_amp: bool, device: Device) -> str:
-    """Sets the global dtype policy: bfloat16 where `use_amp` asks for it and the device multiplies it, else float32."""
-    policy = "float32"
-    if use_amp:
-        if _multiplies_bfloat16(device):
-            policy = "mixed_bfloat16"
-        else:
-            warn("--use_amp: this device has no bfloat16 arithmetic; training in float32")
-    keras.config.set_dtype_policy(policy)
-    return policy
-
-
-def seed(number: int, deterministic: bool) -> None:
-    """Seeds Python, NumPy and the backend; `deterministic` forbids operations whose result depends on timing."""
-    keras.utils.set_random_seed(number)
-    if deterministic and keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-
-
-def _multiplies_bfloat16(device: Device) -> bool:
-    if device.kind == "cpu":
-        try:
-            with open("/proc/cpuinfo", encoding="utf-8") as file:
-                flags = next((line.split() for line in file if line.startswith("flags")), [])
-        except OSError:
-            return False
-        return bool(BF16_CPU_FLAGS & set(flags))
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
-        return details.get("compute_capability", (0, 0)) >= BF16_GPU
-    import jax
-
-    capability = getattr(jax.devices()[0], "compute_capability", "0.0")
-    return tuple(int(part) for part in capability.split(".")) >= BF16_GPU
-
-
-def free_memory(device: Device) -> int:
-    """Bytes that a run may take on one device; of the machine or container for a CPU."""
-    if device.kind == "cpu":
-        return available_memory()
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.local_devices()[0].memory_stats()["bytes_limit"]
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    query = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]) << 20
-
-
-def peak_memory(device: Device) -> int:
-    """Bytes: the most that this process has held on one device."""
-    if device.kind == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
-    import tensorflow as tf
-
-    return tf.config.experimental.get_memory_info("GPU:0")["peak"]

@@ -22,7 +22,7 @@ from ssd.inspection.duplicates import find_duplicates
 from ssd.inspection.memory import estimate_memory
 from ssd.models.detector import feature_map_sizes
 from ssd.spec.config import Experiment
-from ssd.training import distribution
+from ssd.training import distribution, hardware
 from ssd.training.checkpoints import Checkpoints, run_name
 from ssd.training.distribution import Device
 from ssd.training.run import begin, build
@@ -69,8 +69,8 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
     )
     if reason := finished(spec, start.progress):
         say(f"nothing is left to train: {reason}\n")
-    precision = distribution.set_precision(request.use_amp, device)
-    distribution.seed(spec.random_seed, request.deterministic)
+    precision = hardware.set_precision(request.use_amp, device)
+    hardware.seed(spec.random_seed, request.deterministic)
     with distribution.together(device):
         loader, validation = loaders(spec, device)
         training, _ = build(spec, loader.steps, start, device.count)
@@ -171,7 +171,7 @@ def _step(spec: Experiment, training: TrainingModel, loader: Loader, epoch: int,
     if keras.backend.backend() != "tensorflow":
         images, truth = np.asarray(images), {name: np.asarray(value) for name, value in truth.items()}
     training.start_epoch()
-    before, began = distribution.peak_memory(device), time.perf_counter()
+    before, began = hardware.peak_memory(device), time.perf_counter()
     try:
         training.train_on_batch(keyed_pixels(images, len(truth["index"]), loader.share), keyed(truth))
         loss = training.totals()["loss"]  # waits for the device
@@ -180,7 +180,7 @@ def _step(spec: Experiment, training: TrainingModel, loader: Loader, epoch: int,
     seconds = time.perf_counter() - began
     finite = all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in training.detector.weights)
     finite = finite and bool(np.isfinite(loss))
-    peak = (before, distribution.peak_memory(device)) if device.kind == "cpu" else None
+    peak = (before, hardware.peak_memory(device)) if device.kind == "cpu" else None
     return Step(len(truth["index"]), loss, finite, seconds, peak)
 
 

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -14,6 +13,7 @@ import keras
 from ssd.console import only_errors, say, warn
 from ssd.data.loader import Loader
 from ssd.data.pipeline import evaluation_loader, training_index, training_loader
+from ssd.data.sources import ImageIndex
 from ssd.errors import RunError
 from ssd.files import results_folder, sole_writer, write_text
 from ssd.models.detector import summary
@@ -21,7 +21,7 @@ from ssd.models.running_statistics import RANGE_SUFFIX
 from ssd.spec import with_batch_size
 from ssd.spec.config import Experiment, Training
 from ssd.status import StatusLog
-from ssd.training import distribution, history
+from ssd.training import distribution, hardware, history
 from ssd.training.auto_batch import OUT_OF_MEMORY, largest_batch
 from ssd.training.checkpoints import Checkpoints, run_name
 from ssd.training.epoch import conclude_epoch, train_epoch
@@ -64,16 +64,18 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
             last whole checkpoint is kept.
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP; `Stopped`, its kind, where the state was saved.
     """
+    index = None
     if request.auto_batch:  # before this process takes memory on the device
         distribution.hide_other_gpus(request.gpus, request.gpu_index)
-        most = len(training_index(spec)) // (len(request.gpu_index or ()) or request.gpus)
+        index = training_index(spec)
+        most = len(index) // (len(request.gpu_index or ()) or request.gpus)
         spec = with_batch_size(spec, largest_batch(spec, request.use_amp, max(most, 1)))
         say(f"--auto_batch: batches of {spec.training.batch_size} images a device; learning rates are the spec's")
     with distribution.among_others(request.cluster):
-        return _train(spec, results_dir, request)
+        return _train(spec, results_dir, request, index)
 
 
-def _train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
+def _train(spec: Experiment, results_dir: str | Path, request: Request, index: ImageIndex | None) -> Path:
     device = request_device(request)
     if device.share.process:
         only_errors()
@@ -95,11 +97,11 @@ def _train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         say(f"nothing to resume: {reason}")
         return folder
 
-    precision = distribution.set_precision(request.use_amp, device)
-    distribution.seed(spec.random_seed, request.deterministic)
+    precision = hardware.set_precision(request.use_amp, device)
+    hardware.seed(spec.random_seed, request.deterministic)
     with contextlib.ExitStack() as during:
         during.enter_context(distribution.together(device))
-        loader, validation = loaders(spec, device)
+        loader, validation = loaders(spec, device, index)
         images = {"training images": loader.index.names, "validation images": validation and validation.index.names}
         distribution.check_alike({**images, "precision": precision}, device)
         training, schedule = build(spec, loader.steps, start, device.count)
@@ -109,7 +111,7 @@ def _train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         written = during.enter_context(written_folder(folder, device))
         if request.cache:  # late: it takes long, and what is wrong with all the rest is known by now
             loader.keep_decoded(cache_of(request, folder))
-        agree = partial(distribution.agreed, device=device) if device.share.processes > 1 else None
+        agree = distribution.agreed if device.share.processes > 1 else None
         interrupt = during.enter_context(Interrupt(agree))
         status = StatusLog(written)
         if start.resumed and written == folder:
@@ -164,10 +166,13 @@ def request_device(request: Request) -> distribution.Device:
     return distribution.choose_device(request.gpus, request.gpu_index, cluster)
 
 
-def loaders(spec: Experiment, device: distribution.Device) -> tuple[Loader, Loader | None]:
-    """Of the training and the validation data, in batches for all devices together."""
+def loaders(
+    spec: Experiment, device: distribution.Device, index: ImageIndex | None = None
+) -> tuple[Loader, Loader | None]:
+    """Of the training data (`index`, where they were looked at before) and the validation data, in batches for all
+    devices together."""
     share, count = device.share, device.count
-    training = training_loader(spec, batch_size=spec.training.batch_size * count, share=share)
+    training = training_loader(spec, batch_size=spec.training.batch_size * count, share=share, index=index)
     if not spec.dataset.validation:
         return training, None
     return training, evaluation_loader(spec, batch_size=spec.evaluation.batch_size * count, share=share)

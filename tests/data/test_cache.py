@@ -50,7 +50,10 @@ def loader(source, kept, seed=3, **changes) -> Loader:
     colour = {"brightness": 32.0, "contrast": 0.5, "saturation": 0.5, "hue": 18.0}
     dataset = Dataset((source,), (), ("thing",), (("thing", "thing"),), True)
     augmentation = Augmentation(**{**base, **moves, **colour, **changes})
-    return Loader(index_sources([source], dataset, "training"), augmentation, batch_size=3, seed=seed, cache=kept)
+    made = Loader(index_sources([source], dataset, "training"), augmentation, batch_size=3, seed=seed)
+    if kept is not None:
+        made.keep_decoded(kept)
+    return made
 
 
 def kept_images(folder_or_memory: Loader) -> list[np.ndarray]:

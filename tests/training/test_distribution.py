@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from squares import make_squares
 
+from ssd.data.share import Share
 from ssd.errors import InputError
 from ssd.models.checkpoint import read_state
-from ssd.training.distribution import hide_other_gpus, loss_in_words
+from ssd.training.distribution import Device, check_alike, hide_other_gpus, loss_in_words
 
 PROGRAM = Path(__file__).with_name("together.py")
 # 11 images: batches of 8 and 3, which neither 2 nor 4 devices divide.
@@ -42,28 +43,13 @@ dataset_config {{
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 
 
-def make_data(folder: Path, images: int) -> None:
-    """Pictures of a red or blue square."""
-    (folder / "images").mkdir()
-    (folder / "labels").mkdir()
-    rng = np.random.default_rng(1)
-    for number in range(images):
-        image = rng.integers(90, 110, (128, 128, 3), dtype=np.uint8)
-        name, color = (("red", (230, 30, 30)), ("blue", (30, 30, 230)))[number % 2]
-        left, top = rng.integers(0, 88, 2)
-        image[top : top + 40, left : left + 40] = color
-        row = f"{name} 0 0 0 {left} {top} {left + 40} {top + 40} 0 0 0 0 0 0 0\n"
-        Image.fromarray(image).save(folder / "images" / f"{number:03d}.png")
-        (folder / "labels" / f"{number:03d}.txt").write_text(row)
-
-
 @pytest.fixture
 def spec(tmp_path):
     def write(images: int = 11, **values) -> Path:
         folder, path = tmp_path / f"squares{images}", tmp_path / "spec.txt"
         if not folder.exists():
             folder.mkdir()
-            make_data(folder, images)
+            make_squares(folder, images)
         defaults = {"batch": 4, "epochs": 10, "rate": 1e-2, "more": ""}
         path.write_text(SPEC.format(**{**defaults, "data": folder, **values}))
         return path
@@ -141,6 +127,26 @@ def test_what_is_no_lost_process():
     assert loss_in_words(InputError("Gloo is a place")) is None
     found = loss_in_words(RuntimeError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer\nmore"))
     assert "another process of the run was lost" in found.message and "more" not in found.message
+
+
+@needs_jax
+def test_what_the_processes_differ_in_is_named(monkeypatch):
+    import jax.experimental.multihost_utils as together
+
+    everybodys = []
+
+    def gather(own):
+        everybodys.append(own)
+        return np.stack([own, everybodys[0]])  # the other process came with what this one had at first
+
+    monkeypatch.setattr(together, "process_allgather", gather)
+    device = Device("cpu", "", 2, Share(0, 2, 2))
+    check_alike({"spec": "a", "training images": ["x", "y"], "precision": "float32"}, device)
+    check_alike({"spec": "a", "training images": ["x", "y"], "precision": "float32"}, device)
+    with pytest.raises(InputError, match=r"differ in: training images$"):
+        check_alike({"spec": "a", "training images": ["x", "z"], "precision": "float32"}, device)
+    with pytest.raises(InputError, match=r"differ in: spec, precision$"):
+        check_alike({"spec": "b", "training images": ["x", "y"], "precision": "mixed_bfloat16"}, device)
 
 
 # 9 images: the last batch has a single one for two replicas.

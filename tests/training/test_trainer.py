@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from squares import make_squares
 from tiny_network import replace
 
 from ssd.errors import InputError, ModelError, RunError
@@ -49,19 +49,7 @@ PLAIN_COLUMNS = {"seconds", "images_per_second", "data_wait"}  # differ between 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Eight pictures of a red or blue square."""
-    folder = tmp_path_factory.mktemp("squares")
-    (folder / "images").mkdir()
-    (folder / "labels").mkdir()
-    rng = np.random.default_rng(1)
-    for number in range(8):
-        image = rng.integers(90, 110, (128, 128, 3), dtype=np.uint8)
-        name, color = (("red", (230, 30, 30)), ("blue", (30, 30, 230)))[number % 2]
-        left, top = rng.integers(0, 88, 2)
-        image[top : top + 40, left : left + 40] = color
-        row = f"{name} 0 0 0 {left} {top} {left + 40} {top + 40} 0 0 0 0 0 0 0\n"
-        Image.fromarray(image).save(folder / "images" / f"{number:03d}.png")
-        (folder / "labels" / f"{number:03d}.txt").write_text(row)
-    return folder
+    return make_squares(tmp_path_factory.mktemp("squares"), 8)
 
 
 @pytest.fixture(autouse=True)
