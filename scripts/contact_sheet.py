@@ -21,11 +21,14 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="the validation data as they are, without augmentation")
     args = parser.parse_args()
 
+    from keras import ops
+
     from ssd import console
     from ssd.data.pipeline import evaluation_loader, training_loader
     from ssd.errors import SsdError
     from ssd.files import whole_file
     from ssd.spec import load_experiment
+    from ssd.training.pixels import network_input
 
     console.set_up()
     try:
@@ -34,9 +37,10 @@ def main() -> None:
         images, truth = next(iter(loader.epoch(args.epoch)))
     except SsdError as error:
         raise SystemExit(str(error)) from error
+    images = ops.convert_to_numpy(images if args.plain else network_input(images, spec.augmentation))
     tiles = [
         tile(image, boxes, classes, spec)
-        for image, boxes, classes in zip(images.numpy(), truth["boxes"].numpy(), truth["classes"].numpy(), strict=True)
+        for image, boxes, classes in zip(images, truth["boxes"].numpy(), truth["classes"].numpy(), strict=True)
     ]
     with whole_file(args.output) as temporary:
         sheet(tiles).save(temporary)

@@ -2,12 +2,13 @@
 
     python scripts/benchmarks/data_path.py [--images FOLDER] [--rounds 5] [--json data_path.json]
 
-500x375 JPEGs, in bytes near those of Pascal VOC, to a 300x300 network input, all augmentation on, on as many CPUs as
-the process may use (for 2: `taskset -c 0,1 python ...`). The pipeline runs by itself and with either cache of decoded
-images, which is filled before the clock starts. The ways take turns in every round, so that other load on the machine
-hits all alike; a ratio is taken within a round, its median and spread are over rounds. CPU time per image depends on
-other load much less than images/s do. The pipeline runs on from epoch to epoch, so its first start is left out, as are
-the batches that it prefetched before the clock started.
+500x375 JPEGs, in bytes near those of Pascal VOC, to batches for a 300x300 network, all augmentation on, on as many
+CPUs as the process may use (for 2: `taskset -c 0,1 python ...`). Colour and mean, which ours leaves to the training
+step and its device, are timed by themselves on this machine's CPUs. The pipeline runs by itself and with either cache
+of decoded images, which is filled before the clock starts. The ways take turns in every round, so that other load on
+the machine hits all alike; a ratio is taken within a round, its median and spread are over rounds. CPU time per image
+depends on other load much less than images/s do. The pipeline runs on from epoch to epoch, so its first start is left
+out, as are the batches that it prefetched before the clock started.
 """
 
 import argparse
@@ -188,6 +189,26 @@ def full_pipeline(loader):
     return measure
 
 
+def colour_and_mean(loader):
+    """What a training step does to the pixels of the pipeline before the network."""
+    import tensorflow as tf
+
+    from ssd.training.pixels import network_input
+
+    pixels, truth = next(iter(loader.epoch(0)))
+    finish = tf.function(lambda pixels: network_input(pixels, loader.augmentation))
+    finish(pixels)
+    images, times = len(truth["index"]), 20
+
+    def measure(_):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(times):
+            finish(pixels).numpy()
+        return (time.perf_counter() - wall) / images / times, (time.process_time() - cpu) / images / times
+
+    return measure
+
+
 def opencv_version(paths: list[str], boxes: np.ndarray, cpus: int, pool: ProcessPoolExecutor):
     def measure(number):
         began = time.perf_counter()
@@ -204,7 +225,8 @@ def steady(batches) -> tuple[float, float]:
     for number, batch in enumerate(batches):
         if number == WARM_UP:
             wall, usage = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-        images += len(batch[0] if isinstance(batch, tuple) else batch) if number > WARM_UP else 0
+        if number > WARM_UP:
+            images += len(batch[1]["index"] if isinstance(batch, tuple) else batch)
     wall = time.perf_counter() - wall
     end = resource.getrusage(resource.RUSAGE_SELF)
     return wall / images, (end.ru_utime + end.ru_stime - usage.ru_utime - usage.ru_stime) / images
@@ -257,9 +279,11 @@ def main() -> None:
         paths, boxes = make_pictures(Path(folder), args.images, args.count)
         size = np.mean([os.path.getsize(path) for path in paths])
         images, labels = Path(folder) / "images", Path(folder) / "labels"
+        loader = make_loader(images, labels, cpus)
         ways = {
             "decoding alone": decoding_alone(paths, cpus),
-            OURS: full_pipeline(make_loader(images, labels, cpus)),
+            OURS: full_pipeline(loader),
+            "ssd, colour and mean": colour_and_mean(loader),
             "ssd, cache in memory": full_pipeline(make_loader(images, labels, cpus, "memory")),
             "ssd, cache on disk": full_pipeline(make_loader(images, labels, cpus, Path(folder) / "cache")),
             "numpy/OpenCV": opencv_version(paths, boxes, cpus, pool),

@@ -53,6 +53,7 @@ def training_share(args: argparse.Namespace) -> dict:
     from sample import compiled, ground_truth, specification
 
     from ssd.training.loss import ssd_loss
+    from ssd.training.pixels import network_input, unchanged
     from ssd.training.run import build
     from ssd.training.shapes import boxes_and_classes, keyed
 
@@ -61,9 +62,10 @@ def training_share(args: argparse.Namespace) -> dict:
     training, _ = build(spec, steps=1000)
     truth = keyed(ground_truth(args.batch, args.objects, len(spec.classes)))
     truth = keras.tree.map_structure(ops.convert_to_tensor, truth)
-    images = np.random.default_rng(0).normal(0, 60, (args.batch, SIDE, SIDE, 3)).astype("float32")
-    images = ops.convert_to_tensor(images)
-    outputs = training.detector.predict(np.asarray(images), batch_size=8, verbose=0)
+    images = unchanged(np.random.default_rng(0).integers(0, 256, (args.batch, SIDE, SIDE, 3), np.uint8))
+    images = keras.tree.map_structure(ops.convert_to_tensor, images)
+    seen = ops.convert_to_numpy(network_input(images, spec.augmentation))
+    outputs = training.detector.predict(seen, batch_size=8, verbose=0)
     logits, offsets = (ops.convert_to_tensor(outputs[name]) for name in ("class_logits", "offsets"))
     boxes, classes = boxes_and_classes(truth)
 

@@ -61,8 +61,8 @@ def many(folder: Path, source: Path | None, count: int) -> tuple[Path, Path]:
 def watch(loader) -> tuple[np.ndarray, np.ndarray]:
     """Images so far and resident memory, MB, at every look."""
     seen, looks = 0, []
-    for pixels, _ in loader.epoch(0):
-        before, seen = seen, seen + len(pixels)
+    for _, truth in loader.epoch(0):
+        before, seen = seen, seen + len(truth["index"])
         if seen // EVERY > before // EVERY:
             looks.append((seen, resident_mb()))
     return tuple(np.array(looks, float).T)

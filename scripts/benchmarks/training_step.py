@@ -144,6 +144,7 @@ def prepare(options: dict):
     from sample import ground_truth, specification
 
     from ssd.models.macs import layer_macs
+    from ssd.training.pixels import unchanged
     from ssd.training.run import build
     from ssd.training.shapes import keyed
 
@@ -154,8 +155,8 @@ def prepare(options: dict):
     truth = ground_truth(options["batch"], options["objects"], len(spec.classes))
     Path(options["truth"]).write_text(json.dumps({name: value.tolist() for name, value in truth.items()}))
     Path(options["anchors"]).write_text(json.dumps(np.asarray(training.anchors).tolist()))
-    pictures = np.random.default_rng(0).normal(0, 60, (options["batch"], SIDE, SIDE, 3)).astype("float32")
-    images, targets = ops.convert_to_tensor(pictures), keras.tree.map_structure(ops.convert_to_tensor, keyed(truth))
+    pictures = np.random.default_rng(0).integers(0, 256, (options["batch"], SIDE, SIDE, 3), np.uint8)
+    images, targets = keras.tree.map_structure(ops.convert_to_tensor, (unchanged(pictures), keyed(truth)))
 
     def run(steps: int) -> dict:
         return timed(lambda: training.train_on_batch(images, targets), steps, wait=training.totals)

@@ -2,11 +2,14 @@
 
 Zoom-out, crop, flip and resize compose into a *view*: a box of the image, possibly reaching outside it. The view is
 snapped to whole source pixels and whole output pixels, so that what is done to pixels is: decode that window, mirror,
-bilinear resize, set into a field of mean colour; and boxes move by the very same map. No canvas is ever allocated, and
-without augmentation the pixels equal those of evaluation.
+bilinear resize, set into a field; and boxes move by the very same map. No canvas is ever allocated, and without
+augmentation the pixels are those of evaluation, rounded.
 
 Brightness, contrast, saturation and hue are one affine map of RGB. Contrast is about mid-gray, which saturation and
 hue leave alone, so SSD's random position of contrast changes nothing but intermediate clipping, and falls away.
+
+The map is drawn here and carried out in the training step, with the mean (`ssd.training.pixels`): bytes are a quarter
+of what floats are to batch and to send to a device, and the device has the arithmetic.
 
 All random numbers of a sample come from one draw by (seed, epoch, index): see `uniforms`. The choices are made for a
 batch of B samples at once, since they are many small operations; the pixels for one sample at a time, since those are
@@ -18,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from ssd.data.images import LUMA, decode_window, normalise, resize
-from ssd.spec.config import Augmentation
+from ssd.data.images import decode_window, resize
+from ssd.spec.config import LUMA, Augmentation
 
 TRIALS = 50
 # "any" (a crop with some object's centre in it), then the IoU that a crop must have with some object.
@@ -188,46 +191,49 @@ def move_boxes(boxes, sizes, view: View, augmentation: Augmentation):
     return tf.stack([tf.where(flip, 1.0 - x2, x1), y1, tf.where(flip, 1.0 - x1, x2), y2], axis=-1), keep
 
 
-def cut_out(contents, orientation, view: View, colour, augmentation: Augmentation) -> tf.Tensor:
+def covered_by(view: View, augmentation: Augmentation) -> tf.Tensor:
+    """The part of the network input that the image covers: int32 `(B, 4)` left, top, right, bottom, px."""
+    (left, top), (width, height) = tf.unstack(view.target, axis=-1), tf.unstack(view.target_extent, axis=-1)
+    left = tf.where(view.flip, augmentation.width - left - width, left)
+    return tf.stack([left, top, left + width, top + height], axis=-1)
+
+
+def cut_out(contents, orientation, view: View, covered, augmentation: Augmentation) -> tf.Tensor:
     """`render` of image file bytes, string scalar, with an EXIF orientation, int32 scalar."""
-    return render(decode_window(contents, orientation, view.window), view, colour, augmentation)
+    return render(decode_window(contents, orientation, view.window), view, covered, augmentation)
 
 
-def render(rgb, view: View, colour, augmentation: Augmentation) -> tf.Tensor:
-    """The pixels of one view, float32 `(H, W, C)`; outside the image is mean colour, which is 0.
-
-    Colour comes after the resize, on the part of the output that the image covers: the fewest pixels.
+def render(rgb, view: View, covered, augmentation: Augmentation) -> tf.Tensor:
+    """The pixels of one view, RGB uint8 `(H, W, 3)`; 0 outside the image.
 
     Args:
         rgb: the view's window of the image, uint8.
-        colour: one sample's of `colour_transform`, or None.
+        covered: the sample's of `covered_by`.
     """
-    height, width, channels = augmentation.height, augmentation.width, augmentation.channels
+    height, width = augmentation.height, augmentation.width
     rgb = tf.cond(view.flip, lambda: tf.reverse(rgb, [1]), lambda: rgb)
-    image = normalise(resize(rgb, view.target_extent[::-1]), augmentation, colour)
-    left = tf.where(view.flip, width - view.target[0] - view.target_extent[0], view.target[0])
-    below = height - view.target[1] - view.target_extent[1]
-    right = width - left - view.target_extent[0]
-    margins = [[view.target[1], below], [left * channels, right * channels]]
+    image = tf.cast(tf.round(resize(rgb, view.target_extent[::-1])), tf.uint8)
 
     def padded():
         # As rows of numbers: with an innermost axis of 3, padding takes three times as long.
         rows = tf.reshape(image, (view.target_extent[1], -1))
-        return tf.reshape(tf.pad(rows, margins), (height, width, channels))
+        left, top, right, bottom = tf.unstack(covered)
+        margins = [[top, height - bottom], [3 * left, 3 * (width - right)]]
+        return tf.reshape(tf.pad(rows, margins), (height, width, 3))
 
     image = tf.cond(tf.reduce_all(view.target_extent == [width, height]), lambda: image, padded)
-    return tf.ensure_shape(image, (height, width, channels))
+    return tf.ensure_shape(image, (height, width, 3))
 
 
-def colour_transform(draws: Draws, augmentation: Augmentation) -> tuple[tf.Tensor, tf.Tensor] | None:
-    """Matrices `(B, 3, 3)` and offsets `(B,)`: `rgb @ matrix + offset` is jittered; None: all four are off.
+def colour_transform(draws: Draws, augmentation: Augmentation) -> tf.Tensor:
+    """float32 `(B, 4, 3)`: `rgb @ transform[:3] + transform[3]`, clipped to 0..255, is jittered.
 
     Each of the four happens with probability 0.5. Saturation mixes with luma and hue turns the (I, Q) plane of YIQ:
-    the linear forms of what SSD does in HSV. Hue counts OpenCV's half degrees.
+    the linear forms of what SSD does in HSV. Hue counts OpenCV's half degrees. What is all off changes nothing.
     """
     strengths = (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
     if not any(strengths):
-        return None
+        return tf.tile(tf.eye(4, 3)[tf.newaxis], [tf.shape(draws.flip)[0], 1, 1])
     neutral = tf.constant([0.0, 1.0, 1.0, 0.0])
     jittered = neutral + tf.constant(strengths, tf.float32) * (2.0 * draws.amounts - 1.0)
     brightness, contrast, saturation, hue = tf.unstack(tf.where(draws.switches < 0.5, jittered, neutral), axis=1)
@@ -239,7 +245,8 @@ def colour_transform(draws: Draws, augmentation: Augmentation) -> tuple[tf.Tenso
 
     # Saturation scales the same plane that hue turns, and both keep luma.
     matrix = gray + times(saturation * tf.cos(turn), cosine) + times(saturation * tf.sin(turn), sine)
-    return times(contrast, matrix), contrast * brightness + 127.5 * (1.0 - contrast)
+    offset = contrast * brightness + 127.5 * (1.0 - contrast)
+    return tf.concat([times(contrast, matrix), times(offset, tf.ones((1, 3)))], axis=1)
 
 
 def _hue_parts() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

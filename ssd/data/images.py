@@ -1,7 +1,8 @@
-"""From image bytes to the network's input, in TensorFlow ops: decoding, the one resize, colour, mean.
+"""From image bytes to the network's input, in TensorFlow ops: decoding, the one resize, mean.
 
 Training, evaluation and inference share these functions, so they see the same pixels: the same JPEG decoder settings
-(bit for bit what Pillow decodes), bilinear resize with half-pixel centres and without antialiasing, BGR minus mean.
+(bit for bit what Pillow decodes), bilinear resize with half-pixel centres and without antialiasing, BGR minus mean
+(in training from rounded pixels and in the step: `ssd.training.pixels`).
 """
 
 import io
@@ -12,10 +13,8 @@ import tensorflow as tf
 from PIL import Image
 
 from ssd.data.image_header import BadImage, read_header
-from ssd.spec.config import Augmentation
+from ssd.spec.config import LUMA, Augmentation
 
-# Weights of R, G, B in the one channel of a gray network, and in the luma that colour jitter keeps (ITU-R BT.601).
-LUMA = (0.299, 0.587, 0.114)
 # libjpeg's accurate integer transform costs 3 % of the decoding time and gives the same pixels as Pillow and OpenCV.
 _DCT = "INTEGER_ACCURATE"
 
@@ -93,34 +92,17 @@ def resize(rgb: tf.Tensor, size) -> tf.Tensor:
     return tf.cond(few, lambda: resized(tf.cast(rgb, tf.float32)), lambda: resized(rgb))
 
 
-def normalise(rgb: tf.Tensor, augmentation: Augmentation, colour: tuple[tf.Tensor, tf.Tensor] | None = None):
-    """float32 RGB `(h, w, 3)`, 0..255 -> float32 `(h, w, C)`: BGR, or gray, minus mean.
-
-    Args:
-        colour: `(3, 3)` matrix and `()` offset of colour jitter: `pixel @ matrix + offset`, clipped to 0..255.
-
-    Channel order, colour and mean are one matrix product: the fewer passes over the picture, the faster.
-    """
+def normalise(rgb: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """float32 RGB `(h, w, 3)`, 0..255 -> float32 `(h, w, C)`: BGR, or gray, minus mean."""
     height, width = tf.shape(rgb)[0], tf.shape(rgb)[1]
     pixels = tf.reshape(rgb, (-1, 3))
     mean = tf.constant(augmentation.mean, tf.float32)
-    gray = augmentation.channels == 1
-    # The rows of this matrix are R, G, B. Gray comes after clipping, BGR can come before.
-    order = np.eye(3, dtype=np.float32)[:, :: 1 if gray else -1]
-    offset = tf.constant(0.0)
-    if colour is None:
-        pixels = pixels if gray else pixels @ order
-    else:
-        matrix, offset = colour
-        # One pass; tf.clip_by_value makes two.
-        pixels = tf.raw_ops.ClipByValue(
-            t=pixels @ (matrix @ order), clip_value_min=-offset, clip_value_max=255.0 - offset
-        )
-    if gray:
-        # The weights sum to 1, so the offset passes unchanged.
-        return tf.reshape(pixels @ tf.constant(LUMA, shape=(3, 1)) + (offset - mean), (height, width, 1))
-    # Three values repeated to a whole row: broadcasting along the innermost 3 is several times slower.
-    rows = tf.reshape(pixels, (height, 3 * width)) + tf.tile(offset - mean, [width])
+    if augmentation.channels == 1:
+        return tf.reshape(pixels @ tf.constant(LUMA, shape=(3, 1)) - mean, (height, width, 1))
+    # As a product: reversing an innermost axis of 3 takes longer. Three values repeated to a whole row: broadcasting
+    # along that axis is several times slower.
+    pixels = pixels @ np.eye(3, dtype=np.float32)[:, ::-1]
+    rows = tf.reshape(pixels, (height, 3 * width)) - tf.tile(mean, [width])
     return tf.reshape(rows, (height, width, 3))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssd.data import images
-from ssd.data.augment import View, choose_view, colour_transform, cut_out, move_boxes, render, uniforms
+from ssd.data.augment import View, choose_view, colour_transform, covered_by, cut_out, move_boxes, render, uniforms
 from ssd.data.cache import PixelCache, in_folder, in_memory
 from ssd.data.image_header import read_header
 from ssd.data.share import ALONE, Share
@@ -29,9 +29,12 @@ _PLAIN = tf.autograph.experimental.do_not_convert
 class Loader:
     """The images of a list of sources as batches `(images, truth)`.
 
-    images: float32 `(B, H, W, C)`, BGR or gray minus mean. truth: "boxes" float32 `(B, M, 4)` corners relative to the
-    network input, "classes" int32 `(B, M)` with 0 for padding, "difficult" bool `(B, M)`, "index" int32 `(B,)` position
-    in this loader, "size" int32 `(B, 2)` height, width of the upright image, px. The last batch may be short.
+    images: float32 `(B, H, W, C)`, BGR or gray minus mean. In training what `ssd.training.pixels` makes that of: "rgb"
+    uint8 `(B, H, W, 3)`, "colour" float32 `(B, 4, 3)` of `colour_transform`, "covered" int32 `(B, 4)` of `covered_by`.
+
+    truth: "boxes" float32 `(B, M, 4)` corners relative to the network input, "classes" int32 `(B, M)` with 0 for
+    padding, "difficult" bool `(B, M)`, "index" int32 `(B,)` position in this loader, "size" int32 `(B, 2)` height,
+    width of the upright image, px. The last batch may be short.
 
     Where several processes or devices share the batches, all have the rows of `share` alone, fillers behind them, but
     for "index", which names the images of the whole batch, and the truth of evaluation, which is all of it.
@@ -42,6 +45,7 @@ class Loader:
         steps: batches of one epoch.
         batch_size: images of a whole batch.
         share: which rows of it this process has.
+        augmentation: the network input, and what happens at random.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Loader:
         share: Share = ALONE,
     ):
         """With a `seed`, order and pixels are random (training); without, neither is."""
-        self.index, self._augmentation, self.batch_size, self._seed = index, augmentation, batch_size, seed
+        self.index, self.augmentation, self.batch_size, self._seed = index, augmentation, batch_size, seed
         self._workers, self._prefetch, self.share = workers, prefetch, share
         rows = share.rows(batch_size)
         self._own = rows.stop - rows.start
@@ -188,12 +192,13 @@ class Loader:
         slots = tf.where(present, slots, 0)
         boxes, difficult = tf.gather(data["boxes"], slots), tf.gather(data["difficult"], slots)
         sizes, orientations = tf.gather(data["sizes"], indices), tf.gather(data["orientations"], indices)
-        view, colour = None, None
+        todo = {}
         if self._seed is not None:
             draws = uniforms(self._seed, epoch, indices)
-            view = choose_view(draws, sizes, boxes, present, self._augmentation)
-            colour = colour_transform(draws, self._augmentation)
-            boxes, keep = move_boxes(boxes, sizes, view, self._augmentation)
+            view = choose_view(draws, sizes, boxes, present, self.augmentation)
+            colour, covered = colour_transform(draws, self.augmentation), covered_by(view, self.augmentation)
+            todo = {"view": tuple(view), "colour": colour, "covered": covered}
+            boxes, keep = move_boxes(boxes, sizes, view, self.augmentation)
             present &= keep
             # Objects first, in their order; padding behind them.
             places = tf.argsort(tf.cast(~present, tf.int32), axis=1, stable=True)
@@ -207,23 +212,29 @@ class Loader:
             "index": wanted,
             "size": sizes,
         }
-        todo = [part for part in (orientations, view, colour) if part is not None]
-        return tuple(todo), truth
+        return {"orientation": orientations, **todo}, truth
 
     @_PLAIN
-    def _image(self, todo: tuple, truth: dict):
+    def _image(self, todo: dict, truth: dict):
         """Adds the pixels to one sample; the fillers of a short batch cost nothing."""
-        shape = (self._augmentation.height, self._augmentation.width, self._augmentation.channels)
-        return tf.cond(truth["index"] < 0, lambda: tf.zeros(shape), lambda: self._pixels(truth["index"], todo)), truth
-
-    def _pixels(self, index: tf.Tensor, todo: tuple) -> tf.Tensor:
+        index, (height, width) = truth["index"], (self.augmentation.height, self.augmentation.width)
         if self._seed is None:
-            return images.network_input(self._decode(index), self._augmentation)
-        orientation, view, colour = (*todo, None)[:3]
-        view = View(*view)
+            empty, pixels = tf.zeros((height, width, self.augmentation.channels)), self._resized
+        else:
+            empty, pixels = tf.zeros((height, width, 3), tf.uint8), self._augmented
+        found = tf.cond(index < 0, lambda: empty, lambda: pixels(index, todo))
+        if self._seed is not None:
+            found = {"rgb": found, "colour": todo["colour"], "covered": todo["covered"]}
+        return found, truth
+
+    def _resized(self, index: tf.Tensor, todo: dict) -> tf.Tensor:
+        return images.network_input(self._decode(index), self.augmentation)
+
+    def _augmented(self, index: tf.Tensor, todo: dict) -> tf.Tensor:
+        view, covered = View(*todo["view"]), todo["covered"]
         if self._cache is not None:
-            return render(self._cache.window(index, view.window), view, colour, self._augmentation)
-        return cut_out(self._contents(index), orientation, view, colour, self._augmentation)
+            return render(self._cache.window(index, view.window), view, covered, self.augmentation)
+        return cut_out(self._contents(index), todo["orientation"], view, covered, self.augmentation)
 
     def _decode(self, index: tf.Tensor) -> tf.Tensor:
         """A whole upright image, uint8 `(h, w, 3)`."""
@@ -288,8 +299,8 @@ class Batches:
                 # TensorFlow says that some image of the batch failed, not which.
                 raise self._loader.fault(indices) or error from None
             rows = self._loader.share.rows(len(indices))
-            if (own := rows.stop - rows.start) < len(pixels):
-                pixels, truth = pixels[:own], {key: value[:own] for key, value in truth.items()}
+            if (own := rows.stop - rows.start) < len(truth["index"]):
+                pixels, truth = tf.nest.map_structure(lambda rows: rows[:own], (pixels, truth))
             if self._loader.share != ALONE:
                 truth = self._loader.truth(indices) or {**truth, "index": indices}
             if step == len(order) - 1:

@@ -13,10 +13,7 @@ from ssd.boxes.coder import decode, to_centers
 from ssd.deploy.onnx_names import BOXES, DECODE, INPUT, PREPROCESS, SCORES, drop_idle_reshapes, name_tensors
 from ssd.deploy.onnx_pads import fold_pads
 from ssd.models.graph import calls, named_outputs
-from ssd.spec.config import Augmentation
-
-# Weights of R, G, B in a gray network's one channel (ITU-R BT.601), as in `ssd.data.images`.
-LUMA = (0.299, 0.587, 0.114)
+from ssd.spec.config import LUMA, Augmentation
 
 
 def to_onnx(

@@ -10,8 +10,8 @@ import numpy as np
 
 from ssd.errors import ModelError
 from ssd.models.formats.weight_file import CUSTOMARY, Convention
+from ssd.spec.config import LUMA
 
-LUMA = (0.299, 0.587, 0.114)  # gray of red, green, blue (ITU-R BT.601), as images are loaded
 CHANNELS = {"rgb": ("r", "g", "b"), "bgr": ("b", "g", "r"), "gray": ("l",)}
 NEGLIGIBLE = 2.0  # of 255
 

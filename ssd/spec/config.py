@@ -141,6 +141,10 @@ class Nms:
     score_bits: int
 
 
+# Weights of R, G, B in the one channel of a gray network, and in the luma that colour jitter keeps (ITU-R BT.601).
+LUMA = (0.299, 0.587, 0.114)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """`augmentation_config`: the network input, its mean, and the random changes of training."""

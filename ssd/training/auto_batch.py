@@ -101,6 +101,7 @@ def _try(spec: Experiment, batch: int, use_amp: bool) -> dict:
     import numpy as np
 
     from ssd.training import distribution, hardware
+    from ssd.training.pixels import unchanged
     from ssd.training.run import build
     from ssd.training.shapes import keyed
 
@@ -108,8 +109,8 @@ def _try(spec: Experiment, batch: int, use_amp: bool) -> dict:
     hardware.set_precision(use_amp, device)
     limit = hardware.free_memory(device)
     training, _ = build(spec, steps=1)
-    shape = (batch, spec.augmentation.height, spec.augmentation.width, spec.augmentation.channels)
-    pixels = np.random.default_rng(0).normal(0, 50, shape).astype(np.float32)
+    shape = (batch, spec.augmentation.height, spec.augmentation.width, 3)
+    pixels = unchanged(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     boxes, classes = np.zeros((batch, 32, 4), np.float32), np.ones((batch, 32), np.int32)
     boxes[:] = (0.25, 0.25, 0.75, 0.75)
     for _ in range(2):

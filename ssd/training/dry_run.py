@@ -169,7 +169,7 @@ def _step(spec: Experiment, training: TrainingModel, loader: Loader, epoch: int,
     """Trains on the first batch of `epoch`."""
     images, truth = next(iter(loader.epoch(epoch)))
     if keras.backend.backend() != "tensorflow":
-        images, truth = np.asarray(images), {name: np.asarray(value) for name, value in truth.items()}
+        images, truth = keras.tree.map_structure(np.asarray, (images, truth))
     training.start_epoch()
     before, began = hardware.peak_memory(device), time.perf_counter()
     try:

@@ -97,7 +97,7 @@ def _batches(loader, progress: Progress) -> Iterator:
         return
     for images, truth in loader.epoch(progress.epoch, skip=progress.position):
         if keras.backend.backend() != "tensorflow":
-            images, truth = np.asarray(images), {name: np.asarray(value) for name, value in truth.items()}
+            images, truth = keras.tree.map_structure(np.asarray, (images, truth))
         yield images, truth
 
 

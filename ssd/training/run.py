@@ -103,7 +103,7 @@ def build(
         trained = quantize(trained, config.qat.keep_float)
         average = quantize(average, config.qat.keep_float) if config.model_ema else None
     apply_freezing(trained, spec.network)
-    training = TrainingModel(trained, anchors_for(trained, spec), spec.network, average)
+    training = TrainingModel(trained, anchors_for(trained, spec), spec.network, average, spec.augmentation)
     schedule = SoftStart(config.learning_rate, config.num_epochs * steps, devices)
     # On a CPU, oneDNN's kernels are about twice as fast as what XLA makes of the same TensorFlow graph.
     training.compile(

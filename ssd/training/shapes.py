@@ -36,14 +36,21 @@ def boxes_and_classes(batch: dict) -> tuple:
 
 
 def keyed_pixels(pixels, images: int, share: Share):
-    """As they are, or where fillers are among them {"images 7": `(8, H, W, C)`}: the whole batch has 7."""
+    """An array `(8, H, W, C)`, or a dictionary of arrays with the same rows, as they are; or where fillers are among
+    the rows, {"images 7": the array} or the dictionary with such keys: the whole batch has 7."""
     rows = share.rows(images)
-    return {f"images {images}": pixels} if (rows.stop - rows.start) * share.processes > images else pixels
+    if (rows.stop - rows.start) * share.processes <= images:
+        return pixels
+    named = pixels if isinstance(pixels, dict) else {"images": pixels}
+    return {f"{name} {images}": values for name, values in named.items()}
 
 
 def only_images(pixels):
-    """The pixels again, without fillers."""
-    return _images(pixels, "images ") if isinstance(pixels, dict) else pixels
+    """The array or the dictionary again, without fillers."""
+    if not isinstance(pixels, dict) or not any(" " in key for key in pixels):
+        return pixels
+    named = {key.partition(" ")[0]: _images(pixels, key) for key in pixels}
+    return named.get("images", named)
 
 
 def images_in(batch: dict) -> int:

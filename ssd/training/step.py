@@ -6,9 +6,10 @@ from keras import ops
 
 from ssd.models.replicas import replicas, total
 from ssd.models.running_statistics import RANGE_SUFFIX, count_steps, settle
-from ssd.spec.config import Network
+from ssd.spec.config import Augmentation, Network
 from ssd.training.distribution import dealt_out
 from ssd.training.loss import ssd_loss
+from ssd.training.pixels import network_input
 from ssd.training.shapes import boxes_and_classes, images_in, only_images
 
 # An average over the last tenth of the steps so far suits runs of any length; the cap is reached at step 45,000.
@@ -32,15 +33,22 @@ class TrainingModel(keras.Model):
         average: a second detector of the same shape that follows the weights and the batch statistics of the first
             as an exponential moving average. Ranges, which are averages already, it has from the first as they are.
             None for no average.
+        augmentation: what makes the network's input of the loader's batches; None: batches are that input already.
     """
 
     def __init__(
-        self, detector: keras.Model, anchors: np.ndarray, network: Network, average: keras.Model | None = None
+        self,
+        detector: keras.Model,
+        anchors: np.ndarray,
+        network: Network,
+        average: keras.Model | None = None,
+        augmentation: Augmentation | None = None,
     ):
         super().__init__(name="training", dtype="float32")  # images reach the detector unrounded
         self.detector = detector
         self.average = average
         self.network = network
+        self.augmentation = augmentation
         self.anchors = anchors
         if average is not None:
             average.set_weights(detector.get_weights())
@@ -75,7 +83,10 @@ class TrainingModel(keras.Model):
         self.train_function([(*dealt_out((x, y)), None)])
 
     def call(self, pixels, training=False):
-        return self.detector(only_images(pixels), training=training)
+        images = only_images(pixels)
+        if self.augmentation is not None:
+            images = network_input(images, self.augmentation)
+        return self.detector(images, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         boxes, classes = boxes_and_classes(y)

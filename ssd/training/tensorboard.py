@@ -43,13 +43,17 @@ class Board:
     def wants_images(self) -> bool:
         return self._writer is not None and self.visualizer.num_images > 0
 
-    def images(self, epoch: int, images: np.ndarray, truth: dict, classes: tuple[str, ...], augmentation: Augmentation):
-        """The first `num_images` of a batch, as the network sees them, with the boxes they were left."""
+    def images(self, epoch: int, pixels: dict, truth: dict, classes: tuple[str, ...], augmentation: Augmentation):
+        """The first `num_images` of a training batch, as the network sees them, with the boxes they were left."""
+        from keras import ops
+
+        from ssd.training.pixels import network_input
         from ssd.visualize import draw
 
-        for number in range(min(self.visualizer.num_images, len(images))):
+        few = {name: np.asarray(values)[: self.visualizer.num_images] for name, values in pixels.items()}
+        for number, image in enumerate(ops.convert_to_numpy(network_input(few, augmentation))):
             real = np.asarray(truth["classes"][number]) > 0
-            picture = picture_of(np.asarray(images[number]), augmentation)
+            picture = picture_of(image, augmentation)
             boxes = np.asarray(truth["boxes"][number])[real] * np.tile([picture.width, picture.height], 2)
             labels = [classes[index - 1] for index in np.asarray(truth["classes"][number])[real]]
             self._add_image(epoch, f"batch_imgs/{number}", draw(picture, boxes, labels))

@@ -44,7 +44,7 @@ def steps(path: str, devices: int, place: list[str]) -> dict:
         for epoch in range(-(-STEPS // loader.steps)):
             for images, truth in loader.epoch(epoch):
                 if keras.backend.backend() == "jax":
-                    images, truth = np.asarray(images), {name: np.asarray(value) for name, value in truth.items()}
+                    images, truth = keras.tree.map_structure(np.asarray, (images, truth))
                 count = len(truth["index"])
                 training.start_epoch()
                 training.train_on_batch(keyed_pixels(images, count, loader.share), keyed(truth))
