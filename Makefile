@@ -14,7 +14,8 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 # What runs on every Keras backend, not only on TensorFlow; but for the readers of weight files, which are numpy alone.
 CORE_TESTS := tests/boxes tests/models tests/deploy/test_predictors.py tests/quantization/test_fake_quant.py \
-	tests/training/test_loss.py tests/training/test_schedules.py tests/training/test_shapes.py tests/training/test_step.py \
+	tests/training/test_loss.py tests/training/test_schedules.py tests/training/test_pixels.py tests/training/test_shapes.py \
+	tests/training/test_step.py \
 	--ignore=tests/models/formats --ignore=tests/models/test_tao.py --ignore=tests/models/test_imagenet.py
 
 BENCHMARKS := start_up training_step inference loss_share evaluate boxes data_path memory convert engines
