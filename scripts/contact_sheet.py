@@ -34,10 +34,10 @@ def main() -> None:
     try:
         spec = load_experiment(args.experiment_spec, "evaluate" if args.plain else "train")
         loader = (evaluation_loader if args.plain else training_loader)(spec, batch_size=args.samples)
-        images, truth = next(iter(loader.epoch(args.epoch)))
+        pixels, truth = next(iter(loader.epoch(args.epoch)))
     except SsdError as error:
         raise SystemExit(str(error)) from error
-    images = ops.convert_to_numpy(images if args.plain else network_input(images, spec.augmentation))
+    images = ops.convert_to_numpy(pixels if args.plain else network_input(pixels, spec.augmentation))
     tiles = [
         tile(image, boxes, classes, spec)
         for image, boxes, classes in zip(images, truth["boxes"].numpy(), truth["classes"].numpy(), strict=True)

@@ -2,7 +2,8 @@
 
     python scripts/benchmarks/training_step.py --torch-python /path/to/python
 
-SSD300 on made pictures that lie in memory: forward, loss, backward, regularisation and SGD with momentum. Each engine
+SSD300 on made pictures that lie in memory: forward, loss, backward, regularisation and SGD with momentum; ours are
+bytes, of which our step makes the network's input, and the peer is given such an input. Each engine
 runs in a process of its own; they take turns in every round, and a ratio is taken within a round. The ratio in CPU time
 is that of images per second of processor time, which other load on the machine stretches less. On a GPU the peer is
 compiled, and torchvision's ssd300_vgg16 is measured too where torchvision is there.

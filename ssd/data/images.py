@@ -1,8 +1,8 @@
 """From image bytes to the network's input, in TensorFlow ops: decoding, the one resize, mean.
 
-Training, evaluation and inference share these functions, so they see the same pixels: the same JPEG decoder settings
-(bit for bit what Pillow decodes), bilinear resize with half-pixel centres and without antialiasing, BGR minus mean
-(in training from rounded pixels and in the step: `ssd.training.pixels`).
+Training, evaluation and inference share decoding and resize, so they see the same pixels: the same JPEG decoder
+settings (bit for bit what Pillow decodes), bilinear resize with half-pixel centres and without antialiasing. Training
+rounds to bytes then, and does the rest in the step (`ssd.training.pixels`).
 """
 
 import io
@@ -92,25 +92,21 @@ def resize(rgb: tf.Tensor, size) -> tf.Tensor:
     return tf.cond(few, lambda: resized(tf.cast(rgb, tf.float32)), lambda: resized(rgb))
 
 
-def normalise(rgb: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
-    """float32 RGB `(h, w, 3)`, 0..255 -> float32 `(h, w, C)`: BGR, or gray, minus mean."""
-    height, width = tf.shape(rgb)[0], tf.shape(rgb)[1]
-    pixels = tf.reshape(rgb, (-1, 3))
+def network_input(rgb: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """uint8 RGB `(h, w, 3)` -> what the network takes, float32 `(H, W, C)`: evaluation, inference, calibration.
+
+    BGR, or gray, minus mean.
+    """
+    height, width, channels = augmentation.height, augmentation.width, augmentation.channels
+    pixels = tf.reshape(resize(rgb, (height, width)), (-1, 3))
     mean = tf.constant(augmentation.mean, tf.float32)
-    if augmentation.channels == 1:
+    if channels == 1:
         return tf.reshape(pixels @ tf.constant(LUMA, shape=(3, 1)) - mean, (height, width, 1))
     # As a product: reversing an innermost axis of 3 takes longer. Three values repeated to a whole row: broadcasting
     # along that axis is several times slower.
     pixels = pixels @ np.eye(3, dtype=np.float32)[:, ::-1]
     rows = tf.reshape(pixels, (height, 3 * width)) - tf.tile(mean, [width])
     return tf.reshape(rows, (height, width, 3))
-
-
-def network_input(rgb: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
-    """uint8 RGB `(h, w, 3)` -> what the network takes, float32 `(H, W, C)`: evaluation, inference, calibration."""
-    resized = resize(rgb, (augmentation.height, augmentation.width))
-    image = normalise(resized, augmentation)
-    return tf.ensure_shape(image, (augmentation.height, augmentation.width, augmentation.channels))
 
 
 def decoding_fault(contents: bytes) -> str | None:

@@ -29,8 +29,9 @@ _PLAIN = tf.autograph.experimental.do_not_convert
 class Loader:
     """The images of a list of sources as batches `(images, truth)`.
 
-    images: float32 `(B, H, W, C)`, BGR or gray minus mean. In training what `ssd.training.pixels` makes that of: "rgb"
-    uint8 `(B, H, W, 3)`, "colour" float32 `(B, 4, 3)` of `colour_transform`, "covered" int32 `(B, 4)` of `covered_by`.
+    images: float32 `(B, H, W, C)`, BGR or gray minus mean. In training a dictionary that the step makes them of
+    (`ssd.training.pixels`): "rgb" uint8 `(B, H, W, 3)`, "colour" float32 `(B, 4, 3)` of `colour_transform`, "covered"
+    int32 `(B, 4)` of `covered_by`.
 
     truth: "boxes" float32 `(B, M, 4)` corners relative to the network input, "classes" int32 `(B, M)` with 0 for
     padding, "difficult" bool `(B, M)`, "index" int32 `(B,)` position in this loader, "size" int32 `(B, 2)` height,
@@ -191,13 +192,14 @@ class Loader:
         present = slots < tf.gather(data["starts"], indices + 1)[:, tf.newaxis]
         slots = tf.where(present, slots, 0)
         boxes, difficult = tf.gather(data["boxes"], slots), tf.gather(data["difficult"], slots)
-        sizes, orientations = tf.gather(data["sizes"], indices), tf.gather(data["orientations"], indices)
+        sizes = tf.gather(data["sizes"], indices)
         todo = {}
         if self._seed is not None:
             draws = uniforms(self._seed, epoch, indices)
             view = choose_view(draws, sizes, boxes, present, self.augmentation)
             colour, covered = colour_transform(draws, self.augmentation), covered_by(view, self.augmentation)
-            todo = {"view": tuple(view), "colour": colour, "covered": covered}
+            orientation = tf.gather(data["orientations"], indices)
+            todo = {"orientation": orientation, "view": tuple(view), "colour": colour, "covered": covered}
             boxes, keep = move_boxes(boxes, sizes, view, self.augmentation)
             present &= keep
             # Objects first, in their order; padding behind them.
@@ -212,29 +214,27 @@ class Loader:
             "index": wanted,
             "size": sizes,
         }
-        return {"orientation": orientations, **todo}, truth
+        return todo, truth
 
     @_PLAIN
     def _image(self, todo: dict, truth: dict):
         """Adds the pixels to one sample; the fillers of a short batch cost nothing."""
         index, (height, width) = truth["index"], (self.augmentation.height, self.augmentation.width)
         if self._seed is None:
-            empty, pixels = tf.zeros((height, width, self.augmentation.channels)), self._resized
-        else:
-            empty, pixels = tf.zeros((height, width, 3), tf.uint8), self._augmented
-        found = tf.cond(index < 0, lambda: empty, lambda: pixels(index, todo))
-        if self._seed is not None:
-            found = {"rgb": found, "colour": todo["colour"], "covered": todo["covered"]}
-        return found, truth
+            empty = tf.zeros((height, width, self.augmentation.channels))
+            return tf.cond(index < 0, lambda: empty, lambda: self._resized(index)), truth
+        empty = tf.zeros((height, width, 3), tf.uint8)
+        rgb = tf.cond(index < 0, lambda: empty, lambda: self._augmented(index, **todo))
+        return {"rgb": rgb, "colour": todo["colour"], "covered": todo["covered"]}, truth
 
-    def _resized(self, index: tf.Tensor, todo: dict) -> tf.Tensor:
+    def _resized(self, index: tf.Tensor) -> tf.Tensor:
         return images.network_input(self._decode(index), self.augmentation)
 
-    def _augmented(self, index: tf.Tensor, todo: dict) -> tf.Tensor:
-        view, covered = View(*todo["view"]), todo["covered"]
+    def _augmented(self, index: tf.Tensor, orientation, view, covered, colour) -> tf.Tensor:
+        view = View(*view)
         if self._cache is not None:
             return render(self._cache.window(index, view.window), view, covered, self.augmentation)
-        return cut_out(self._contents(index), todo["orientation"], view, covered, self.augmentation)
+        return cut_out(self._contents(index), orientation, view, covered, self.augmentation)
 
     def _decode(self, index: tf.Tensor) -> tf.Tensor:
         """A whole upright image, uint8 `(h, w, 3)`."""
@@ -300,7 +300,7 @@ class Batches:
                 raise self._loader.fault(indices) or error from None
             rows = self._loader.share.rows(len(indices))
             if (own := rows.stop - rows.start) < len(truth["index"]):
-                pixels, truth = tf.nest.map_structure(lambda rows: rows[:own], (pixels, truth))
+                pixels, truth = tf.nest.map_structure(lambda values: values[:own], (pixels, truth))
             if self._loader.share != ALONE:
                 truth = self._loader.truth(indices) or {**truth, "index": indices}
             if step == len(order) - 1:

@@ -34,7 +34,7 @@ def training_loader(
     Raises:
         DataError, Problems: see `index_sources`.
     """
-    index = index or training_index(spec)
+    index = training_index(spec) if index is None else index
     workers, prefetch = (spec.training.workers, spec.training.prefetch) if spec.training else (None, None)
     return Loader(
         index,

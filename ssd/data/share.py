@@ -10,7 +10,7 @@ class Share:
     """Place of this process among those that train together; process i has the i-th part of every batch.
 
     `devices` are those of all processes together, as many on each. A batch that they do not divide is filled up with
-    rows of zeros, which the step leaves out again (`ssd.training.shapes`): no image is lost or counted twice.
+    rows that mean nothing, which the step leaves out again (`ssd.training.shapes`): no image is lost or counted twice.
     """
 
     process: int = 0

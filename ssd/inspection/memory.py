@@ -12,8 +12,9 @@ import numpy as np
 
 # float32: variables, gradients and slots keep it in mixed precision too.
 SINGLE = 4
-# Batches that the loader has ready or in work beside the one that is trained.
+# Batches that the loader has ready or in work beside the one that is trained; they are bytes.
 WAITING_BATCHES = 6
+BYTES_OF_RGB = 3
 # The gradient of a layer's output and that of its input live at the same time, as does what the layer makes of them.
 PASSING = 3
 # Copies of logits and offsets that the loss and its gradient hold.
@@ -56,7 +57,7 @@ def estimate_memory(
     kept = kept_activations(model)
     largest = max(kept.values(), default=0)
     outputs = sum(_entries(tensor.shape[1:]) for tensor in model.outputs)
-    pixels = _entries(model.input_shape[1:])
+    pixels, (height, width) = _entries(model.input_shape[1:]), model.input_shape[1:3]
     return Memory(
         weights=SINGLE * entries,
         average=SINGLE * entries if average else 0,
@@ -64,7 +65,7 @@ def estimate_memory(
         optimizer=SINGLE * optimizer_entries,
         activations=compute_bytes * batch_size * sum(kept.values()),
         transient=batch_size * (compute_bytes * PASSING * largest + SINGLE * LOSS_COPIES * outputs),
-        images=SINGLE * batch_size * pixels * (1 + WAITING_BATCHES),
+        images=batch_size * (SINGLE * pixels + BYTES_OF_RGB * height * width * (1 + WAITING_BATCHES)),
     )
 
 

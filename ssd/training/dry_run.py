@@ -167,13 +167,13 @@ def _anchors(spec: Experiment, training: TrainingModel, index: ImageIndex, valid
 
 def _step(spec: Experiment, training: TrainingModel, loader: Loader, epoch: int, device: Device) -> Step:
     """Trains on the first batch of `epoch`."""
-    images, truth = next(iter(loader.epoch(epoch)))
+    pixels, truth = next(iter(loader.epoch(epoch)))
     if keras.backend.backend() != "tensorflow":
-        images, truth = keras.tree.map_structure(np.asarray, (images, truth))
+        pixels, truth = keras.tree.map_structure(np.asarray, (pixels, truth))
     training.start_epoch()
     before, began = hardware.peak_memory(device), time.perf_counter()
     try:
-        training.train_on_batch(keyed_pixels(images, len(truth["index"]), loader.share), keyed(truth))
+        training.train_on_batch(keyed_pixels(pixels, len(truth["index"]), loader.share), keyed(truth))
         loss = training.totals()["loss"]  # waits for the device
     except Exception as error:
         raise explained(error, spec, resumable=False) from error

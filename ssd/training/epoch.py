@@ -40,11 +40,11 @@ def train_epoch(run: Run, progress: Progress) -> dict:
             waited += time.perf_counter() - asked
             if batch is None:
                 break
-            images, truth = batch
+            pixels, truth = batch
             if progress.position == 0 and run.board.wants_images():
-                run.board.images(progress.epoch + 1, images, truth, run.spec.classes, run.spec.augmentation)
+                run.board.images(progress.epoch + 1, pixels, truth, run.spec.classes, run.spec.augmentation)
             recent[counter] = np.asarray(truth["index"])
-            pixels = keyed_pixels(images, len(recent[counter]), loader.share)
+            pixels = keyed_pixels(pixels, len(recent[counter]), loader.share)
             run.profile.before_step()
             first, began_step = training.train_function is None, time.perf_counter()
             training.train_on_batch(pixels, keyed(truth))
@@ -95,10 +95,8 @@ def _batches(loader, progress: Progress) -> Iterator:
     """What is left of the epoch, as the backend takes it."""
     if progress.position >= loader.steps:  # the run was interrupted while it validated
         return
-    for images, truth in loader.epoch(progress.epoch, skip=progress.position):
-        if keras.backend.backend() != "tensorflow":
-            images, truth = keras.tree.map_structure(np.asarray, (images, truth))
-        yield images, truth
+    for batch in loader.epoch(progress.epoch, skip=progress.position):
+        yield batch if keras.backend.backend() == "tensorflow" else keras.tree.map_structure(np.asarray, batch)
 
 
 def check_losses(run: Run, progress: Progress, recent: dict[int, np.ndarray]) -> dict[str, float]:

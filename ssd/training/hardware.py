@@ -78,3 +78,14 @@ def peak_memory(device: Device) -> int:
     import tensorflow as tf
 
     return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
+def fused(function):
+    """A function of the step that XLA makes one pass of on a CPU, where the step itself is not for XLA."""
+    if keras.backend.backend() != "tensorflow":
+        return function  # all of the step is
+    import tensorflow as tf
+
+    if tf.config.get_visible_devices("GPU"):
+        return function
+    return tf.function(function, jit_compile=True, autograph=False)

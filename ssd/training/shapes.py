@@ -35,22 +35,16 @@ def boxes_and_classes(batch: dict) -> tuple:
     return tuple(_images(batch, name) for name in ("boxes ", "classes "))
 
 
-def keyed_pixels(pixels, images: int, share: Share):
-    """An array `(8, H, W, C)`, or a dictionary of arrays with the same rows, as they are; or where fillers are among
-    the rows, {"images 7": the array} or the dictionary with such keys: the whole batch has 7."""
+def keyed_pixels(pixels: dict, images: int, share: Share) -> dict:
+    """The arrays as they are, or where fillers are among their 8 rows under keys like "rgb 7": the batch has 7."""
     rows = share.rows(images)
-    if (rows.stop - rows.start) * share.processes <= images:
-        return pixels
-    named = pixels if isinstance(pixels, dict) else {"images": pixels}
-    return {f"{name} {images}": values for name, values in named.items()}
+    fillers = (rows.stop - rows.start) * share.processes > images
+    return {f"{name} {images}": values for name, values in pixels.items()} if fillers else pixels
 
 
-def only_images(pixels):
-    """The array or the dictionary again, without fillers."""
-    if not isinstance(pixels, dict) or not any(" " in key for key in pixels):
-        return pixels
-    named = {key.partition(" ")[0]: _images(pixels, key) for key in pixels}
-    return named.get("images", named)
+def only_images(pixels: dict) -> dict:
+    """The same arrays under their own names, without fillers."""
+    return {key.partition(" ")[0]: _images(pixels, key) if " " in key else pixels[key] for key in pixels}
 
 
 def images_in(batch: dict) -> int:

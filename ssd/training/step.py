@@ -8,6 +8,7 @@ from ssd.models.replicas import replicas, total
 from ssd.models.running_statistics import RANGE_SUFFIX, count_steps, settle
 from ssd.spec.config import Augmentation, Network
 from ssd.training.distribution import dealt_out
+from ssd.training.hardware import fused
 from ssd.training.loss import ssd_loss
 from ssd.training.pixels import network_input
 from ssd.training.shapes import boxes_and_classes, images_in, only_images
@@ -48,7 +49,7 @@ class TrainingModel(keras.Model):
         self.detector = detector
         self.average = average
         self.network = network
-        self.augmentation = augmentation
+        self.network_input = augmentation and fused(lambda pixels: network_input(pixels, augmentation))
         self.anchors = anchors
         if average is not None:
             average.set_weights(detector.get_weights())
@@ -83,10 +84,9 @@ class TrainingModel(keras.Model):
         self.train_function([(*dealt_out((x, y)), None)])
 
     def call(self, pixels, training=False):
-        images = only_images(pixels)
-        if self.augmentation is not None:
-            images = network_input(images, self.augmentation)
-        return self.detector(images, training=training)
+        if self.network_input:
+            pixels = self.network_input(only_images(pixels))
+        return self.detector(pixels, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         boxes, classes = boxes_and_classes(y)

@@ -1,4 +1,4 @@
-"""TensorBoard event files, written with TensorBoard's own writer: no backend is involved."""
+"""TensorBoard event files, written with TensorBoard's own writer."""
 
 import io
 import time

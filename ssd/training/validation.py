@@ -27,7 +27,7 @@ class Validation:
 
 
 class Scorer(keras.Model):
-    """Detections and loss of one batch in one pass; `predict_on_batch({"images": keyed_pixels(...), **keyed(truth)})`.
+    """Detections and loss of one batch in one pass; `predict_on_batch({"pixels": keyed_pixels(...), **keyed(truth)})`.
 
     All processes get the whole batch's: what follows from a validation, they do alike.
     """
@@ -39,7 +39,7 @@ class Scorer(keras.Model):
         self.spec = spec
 
     def call(self, batch, training=False):
-        outputs = self.detector(only_images(batch["images"]), training=False)
+        outputs = self.detector(only_images(batch["pixels"])["images"], training=False)
         logits, offsets = outputs["class_logits"], outputs["offsets"]
         network, nms = self.spec.network, self.spec.nms
         detections = detect(
@@ -81,7 +81,7 @@ class Validator:
             count, share = len(truth["index"]), self.loader.share
             if share != ALONE:
                 truth = {**share.of(truth, count), "index": truth["index"]}
-            batch = {"images": keyed_pixels(images, count, share), **keyed(truth)}
+            batch = {"pixels": keyed_pixels({"images": images}, count, share), **keyed(truth)}
             scored = self.scorer.predict_on_batch(dealt_out(batch))
             losses += float(scored["loss"][0]) * count
             images_seen += count

@@ -61,7 +61,7 @@ def test_memory_by_hand():
     assert memory.optimizer == 4 * 77
     assert memory.activations == 4 * 5 * kept
     assert memory.transient == 5 * 4 * (PASSING * 10 * 10 * 4 + LOSS_COPIES * 4 * 4 * 2)
-    assert memory.images == 4 * 5 * plane * 3 * (1 + WAITING_BATCHES)
+    assert memory.images == 5 * plane * 3 * (4 + 1 + WAITING_BATCHES)  # in float32, and as bytes
     assert memory.total == sum(vars(memory).values())
     half = estimate_memory(model, 5, optimizer_entries=77, average=False, compute_bytes=2)
     assert (half.activations, half.average, half.weights) == (memory.activations // 2, 0, memory.weights)

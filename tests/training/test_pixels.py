@@ -51,3 +51,13 @@ def test_what_the_image_does_not_cover_is_zero(mean):
 def test_without_jitter_pictures_are_exactly_themselves():
     pixels = pictures(2)
     np.testing.assert_array_equal(found(unchanged(pixels), (0.0, 0.0, 0.0)), pixels[..., ::-1])
+
+
+def test_a_row_does_not_depend_on_the_others():
+    """To the bit: processes that share a batch out see what one process sees."""
+    rng = np.random.default_rng(7)
+    pixels = unchanged(pictures(8))
+    pixels["colour"] = rng.uniform(-1, 1.5, (8, 4, 3)).astype(np.float32)
+    parts = ({name: values[rows] for name, values in pixels.items()} for rows in (slice(3), slice(3, 8)))
+    joined = np.concatenate([found(part, (10.0, 20.0, 30.0)) for part in parts])
+    np.testing.assert_array_equal(joined, found(pixels, (10.0, 20.0, 30.0)))

@@ -6,6 +6,8 @@ import pytest
 
 from ssd.models.batch_norm import BatchNormalization
 from ssd.quantization.rewrite import quantize
+from ssd.spec.config import Augmentation
+from ssd.training.pixels import network_input, unchanged
 from ssd.training.shapes import keyed
 from ssd.training.step import TrainingModel, regularisation
 
@@ -59,6 +61,32 @@ def test_the_loss_falls_and_its_parts_add_up(training):
     assert losses[-1] < 0.5 * losses[0]
     parts = totals["classification"] + totals["localisation"] + totals["regularisation"]
     assert totals["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_a_step_makes_the_networks_input_itself(network):
+    """The same, then, as a step on that input; and fillers, which are not zero once coloured, are no images."""
+    once, off = (1.0, 1.0), dict.fromkeys(("brightness", "contrast", "saturation", "hue", "flip"), 0.0)
+    augmentation = Augmentation(8, 8, 3, (90.0, 100.0, 110.0), once, once, once, **off)
+    rng = np.random.default_rng(2)
+    pixels = unchanged(rng.integers(0, 256, (3, 8, 8, 3), np.uint8))
+    pixels["colour"][:, 3] = rng.uniform(-50, 50, (3, 1))
+    pixels["covered"][1] = (2, 3, 7, 8)
+    _, truth = batch(3, seed=1)
+    filled = {f"{name} 3": np.concatenate([values, values[:1]]) for name, values in pixels.items()}
+    filled_truth = {key: np.concatenate([values, values[:1]]) for key, values in truth.items()}
+    ready = keras.ops.convert_to_numpy(network_input(pixels, augmentation))
+    ways = ((None, ready, truth), (augmentation, pixels, truth), (augmentation, filled, filled_truth))
+    found = []
+    for how, images, targets in ways:
+        keras.utils.set_random_seed(0)
+        model = TrainingModel(tiny_detector(), anchors(), network(), augmentation=how)
+        model.compile(optimizer=keras.optimizers.SGD(1e-3), jit_compile=keras.backend.backend() != "tensorflow")
+        model.train_on_batch(images, targets)
+        found.append([model.totals()["images"], model.totals()["loss"], *model.detector.get_weights()])
+    for other in found[1:]:
+        for value, expected in zip(other, found[0], strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+    assert found[0][0] == 3
 
 
 def test_totals_are_means_over_images_not_over_batches(training):

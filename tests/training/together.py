@@ -42,12 +42,12 @@ def steps(path: str, devices: int, place: list[str]) -> dict:
         loader, validation = loaders(spec, device)
         training, _ = build(spec, loader.steps)  # the rates of one device, however many there are
         for epoch in range(-(-STEPS // loader.steps)):
-            for images, truth in loader.epoch(epoch):
+            for pixels, truth in loader.epoch(epoch):
                 if keras.backend.backend() == "jax":
-                    images, truth = keras.tree.map_structure(np.asarray, (images, truth))
+                    pixels, truth = keras.tree.map_structure(np.asarray, (pixels, truth))
                 count = len(truth["index"])
                 training.start_epoch()
-                training.train_on_batch(keyed_pixels(images, count, loader.share), keyed(truth))
+                training.train_on_batch(keyed_pixels(pixels, count, loader.share), keyed(truth))
                 totals = training.totals()
                 assert totals["images"] == count, (totals, count)
                 losses.append(totals["loss"])
