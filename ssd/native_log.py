@@ -11,10 +11,11 @@ import signal
 import sys
 from typing import NoReturn
 
-# absl's form, `I0000 00:00:1795374292.06  13992 port.cc:153] ...`, what belongs to it, and plugin chatter.
+# absl's form, `I0000 00:00:1795374292.06  13992 port.cc:153] ...`, what belongs to it (a second line may name
+# the node of a graph), and plugin chatter.
 _NOISE = re.compile(
     rb"^([IWE]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./-]+:\d+\]|WARNING: All log messages before absl::InitializeLog"
-    rb"|To enable the following instructions: )"
+    rb"|To enable the following instructions: |\t \[\[\{\{(function_)?node )"
 )
 
 

@@ -105,7 +105,7 @@ def in_folder(folder: Path, index: ImageIndex, decoded: Decoder) -> PixelCache:
         if missing:
             end = max((start + length for start, length in known.values()), default=0)
             try:
-                save(_append(file, end, index, missing, decoded, save))
+                _append(file, end, index, missing, decoded, save)
             except OSError as error:
                 raise InputError(f"--cache {folder}: cannot write there: {error.strerror or error}") from error
     return PixelCache(file, [known[key][0] for key in keys], index.sizes)
@@ -116,16 +116,20 @@ def _append(file, end: int, index: ImageIndex, numbers: Sequence[int], decoded: 
     starts, unsaved = {}, 0
     file.truncate(end)
     file.seek(end)
-    with console.progress(total=len(numbers), label="decoding once") as bar:
-        for number, image in zip(numbers, decoded(numbers), strict=True):
-            starts[number] = file.tell()
-            file.write(np.ascontiguousarray(image).data)
-            file.write(bytes(-image.size % ALIGNMENT))
-            unsaved += image.size
-            if save and unsaved >= SAVE_EVERY:
-                save(starts)
-                unsaved = 0
-            bar.update()
+    try:
+        with console.progress(total=len(numbers), label="decoding once") as bar:
+            for number, image in zip(numbers, decoded(numbers), strict=True):
+                start = file.tell()
+                file.write(np.ascontiguousarray(image).data)
+                file.write(bytes(-image.size % ALIGNMENT))
+                starts[number], unsaved = start, unsaved + image.size
+                if save and unsaved >= SAVE_EVERY:
+                    save(starts)
+                    unsaved = 0
+                bar.update()
+    finally:
+        if save:  # an image that does not decode, or Ctrl-C, costs nothing of what is there
+            save(starts)
     return starts
 
 
