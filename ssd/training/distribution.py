@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +26,8 @@ from ssd.training.interrupt import Stopped
 # What JAX and the libraries below it say when another process does not answer any more.
 LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "heartbeat", "Connection reset by peer", "Connection closed")
 PATIENCE = 300  # seconds for all processes to come
+# Seconds that process 0 stays after an error: with it JAX ends the others, who may be about to say the same.
+PARTING = 3
 AUTO = "auto"  # in place of an address: what started the processes tells JAX
 
 
@@ -124,7 +127,14 @@ def among_others(cluster: Cluster | None) -> Iterator[None]:
 def _end(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    if _is_first():
+        time.sleep(PARTING)
     os._exit(code)
+
+
+def _is_first() -> bool:
+    jax = sys.modules.get("jax")  # not imported where the error came before it
+    return jax is not None and jax.distributed.is_initialized() and jax.process_index() == 0
 
 
 def loss_in_words(error: BaseException) -> RunError | None:
