@@ -1,6 +1,6 @@
 """Augmented training samples with their boxes, as one picture: look at it before training.
 
-python scripts/contact_sheet.py -e specs/demo_resnet18.txt -o contact_sheet.png [-n 32] [--epoch 0]
+python scripts/contact_sheet.py -e specs/demo_train.txt -o contact_sheet.png [-n 32] [--epoch 0]
 """
 
 import argparse
@@ -20,6 +20,11 @@ def main() -> None:
     parser.add_argument("--epoch", type=int, default=0, help="which epoch's order and augmentation (default: 0)")
     parser.add_argument("--plain", action="store_true", help="the validation data as they are, without augmentation")
     args = parser.parse_args()
+    if args.samples < 1:
+        parser.error("-n: at least 1")
+    from ssd import native_log
+
+    native_log.keep_from_terminal()
 
     from keras import ops
 

@@ -278,6 +278,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write all numbers here")
     args = parser.parse_args()
+    if args.count < 16 * (WARM_UP + 2):
+        parser.error(f"--count: at least {16 * (WARM_UP + 2)}, or nothing is left behind the warm-up")
     cpus = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(cpus, mp_context=get_context("spawn")) as pool:
         paths, boxes = make_pictures(Path(folder), args.images, args.count)

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto_batch", action="store_true", help="find the largest batch that memory holds, in place of the spec's"
     )
-    parser.add_argument("--profile", type=int, default=0, metavar="N", help="trace N training steps into DIR/profile")
+    parser.add_argument("--profile", type=int, metavar="N", help="trace N training steps into DIR/profile")
     parser.add_argument("--arch", choices=("ssd", "dssd"), help="check that the spec has this kind of network")
     add_key(parser)
     parser.add_argument("--use_multiprocessing", action="store_true", help=argparse.SUPPRESS)
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         key=args.key,
         cache=args.cache,
         auto_batch=args.auto_batch,
-        profile=args.profile,
+        profile=args.profile or 0,
         gpus=args.gpus,
         gpu_index=args.gpu_index,
         cluster=Cluster(args.coordinator, args.num_processes, args.process_id) if args.coordinator else None,
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
 def _check_flags(args: argparse.Namespace) -> None:
     problems = _device_problems(args)
     if args.dry_run:
-        given = [flag for flag in ("auto_batch", "cache", "profile") if getattr(args, flag)]
+        given = [flag for flag in ("auto_batch", "cache", "profile") if getattr(args, flag) not in (None, False)]
         problems += [InputError(f"--dry_run trains one step as the spec says, without --{flag}") for flag in given]
     if args.cache == "memory" and args.coordinator:
         problems.append(
@@ -109,11 +109,13 @@ def _check_flags(args: argparse.Namespace) -> None:
         problems.append(
             InputError(
                 "--auto_batch: a run that goes on keeps its batch size",
-                hint=f"its spec is in {args.results_dir}/resolved_spec.txt: -e names it",
+                hint="leave out --auto_batch; resolved_spec.txt in the results folder of the run has the size",
             )
         )
-    if args.profile < 0:
-        problems.append(InputError(f"--profile is {args.profile}; a number of steps is needed"))
+    if args.profile is not None and args.profile < 1:
+        problems.append(InputError(f"--profile is {args.profile}; a number of steps is needed, at least 1"))
+    if args.cache == "":
+        problems.append(InputError("--cache is empty; memory, disk or a folder is needed"))
     if args.auto_batch and args.coordinator:
         problems.append(
             InputError("--auto_batch looks for one process", hint="find the batch with one, write it into the spec")
@@ -176,7 +178,9 @@ def _cluster_problems(args: argparse.Namespace) -> list[InputError]:
         problems.append(InputError(f"--coordinator {args.coordinator}: HOST:PORT is needed, or the word auto"))
     if args.num_processes is None or args.process_id is None:
         problems.append(InputError("--coordinator HOST:PORT needs --num_processes and --process_id too"))
-    elif args.num_processes < 1 or not 0 <= args.process_id < args.num_processes:
+    elif args.num_processes < 1:
+        problems.append(InputError(f"--num_processes is {args.num_processes}; at least 1 is needed"))
+    elif not 0 <= args.process_id < args.num_processes:
         problems.append(
             InputError(
                 f"--process_id {args.process_id} of --num_processes {args.num_processes}: "

@@ -79,8 +79,15 @@ def in_folder(folder: Path, index: ImageIndex, decoded: Decoder) -> PixelCache:
     """Decodes the images that the folder lacks. Where another run is doing so, waits for it.
 
     Raises:
-        InputError: the folder cannot be written; DataError: its disk is too small.
+        InputError: the folder cannot be written, or has other files; DataError: its disk is too small.
     """
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        if others := sorted(names - {PIXELS, INDEX, LOCK}):
+            raise InputError(
+                f"--cache {folder}: there are other files than a cache's in it: {others[0]}",
+                hint="name a folder of its own; it is made where there is none",
+            )
     folder = files.results_folder(folder, "--cache")
     with _alone(folder):
         known = _read_index(folder)
@@ -186,4 +193,4 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -10,7 +10,9 @@ import atexit
 import contextlib
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,35 +76,76 @@ def join(cluster: Cluster) -> None:
     """Makes this process one of the cluster; must come before the first tensor.
 
     Raises:
-        InputError: the backend is not JAX.
-        RunError: the others cannot be reached, or there is no cluster to be found.
+        InputError: the backend is not JAX, there is no such address, or no cluster to be found.
+        RunError: the others cannot be reached.
     """
     if keras.backend.backend() != "jax":
         raise InputError(
             f"several processes train together with the JAX backend only, not with {keras.backend.backend()}",
             hint="set KERAS_BACKEND=jax (pip install 'jax[cuda13]'); the GPUs of a machine need one process: --gpus N",
         )
+    named = cluster.coordinator != AUTO
+    if named:
+        _check_address(cluster)
     import jax
 
     # Two steps under way at once would mix up their messages on CPUs.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    named = cluster.coordinator != AUTO
     say(f"waiting for the other processes, {PATIENCE} s at most" + (f": {cluster.coordinator}" if named else ""))
     try:
-        jax.distributed.initialize(
-            coordinator_address=cluster.coordinator if named else None,
-            num_processes=cluster.processes,
-            process_id=cluster.process,
-            # Else what started the processes would decide which GPUs are theirs, even where they are named.
-            cluster_detection_method="deactivate" if named else None,
-            initialization_timeout=PATIENCE,
-        )
+        with _interruptible():
+            jax.distributed.initialize(
+                coordinator_address=cluster.coordinator if named else None,
+                num_processes=cluster.processes,
+                process_id=cluster.process,
+                # Else what started the processes would decide which GPUs are theirs, even where they are named.
+                cluster_detection_method="deactivate" if named else None,
+                initialization_timeout=PATIENCE,
+            )
     except (RuntimeError, ValueError) as error:
+        if not named and "should be defined" in str(error):
+            raise InputError(
+                "--coordinator auto: this process was started by neither SLURM nor Open MPI, as far as JAX can see",
+                hint="start it with srun or mpirun, or name HOST:PORT, --num_processes and --process_id",
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         hint = "is process 0 running, and its port reachable from here?" if named else None
         raise RunError(
             f"--coordinator {cluster.coordinator}: the processes did not meet: {reason}", hint=hint
         ) from error
+
+
+def _check_address(cluster: Cluster) -> None:
+    """Raises InputError where the host is unknown, or its port is taken and it is this process that is to listen."""
+    host, _, port = cluster.coordinator.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as error:
+        raise InputError(
+            f"--coordinator {cluster.coordinator}: unknown host {host} ({error.strerror})",
+            hint="the name or address of the machine of process 0, as the others see it",
+        ) from error
+    if cluster.process == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            reason = os.strerror(error.errno)
+            raise InputError(
+                f"--coordinator {cluster.coordinator}: port {port} of this machine cannot be had ({reason})",
+                hint="name another port, above 1023, the same to all processes",
+            ) from error
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM end the process as it is: native code waits, and Python would not hear of them."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -187,7 +230,10 @@ def choose_device(gpus: int, gpu_index: list[int] | None, cluster: Cluster | Non
         )
     if here < wanted:
         found = f"{here} GPU{'s' * (here > 1)}" if kind == "gpu" else "no GPU"
-        raise InputError(f"--gpus {wanted}: this machine has {found}", hint="`nvidia-smi -L` lists the GPUs")
+        hint = (
+            "leave out --gpus to train on one device, on a machine without GPU its CPU; `nvidia-smi -L` lists the GPUs"
+        )
+        raise InputError(f"--gpus {wanted}: this machine has {found}", hint=hint)
     count = wanted * processes
     numbers = gpu_index or list(range(wanted))
     name = f"GPU {', '.join(map(str, numbers))}" if kind == "gpu" else f"CPU, {os.cpu_count()} cores (no GPU found)"

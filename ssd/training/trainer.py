@@ -70,7 +70,10 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         index = training_index(spec)
         most = len(index) // (len(request.gpu_index or ()) or request.gpus)
         spec = with_batch_size(spec, largest_batch(spec, request.use_amp, max(most, 1)))
-        say(f"--auto_batch: batches of {spec.training.batch_size} images a device; learning rates are the spec's")
+        limit = f", for there are {len(index)} training images" if spec.training.batch_size >= most else ""
+        say(
+            f"--auto_batch: batches of {spec.training.batch_size} images a device{limit}; learning rates are the spec's"
+        )
     with distribution.among_others(request.cluster):
         return _train(spec, results_dir, request, index)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +207,12 @@ def test_a_folder_that_cannot_be_made(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--cache .*: this is a file"):
         loader(source, tmp_path / "file")
+
+
+def test_a_folder_with_other_files_is_no_cache(source):
+    with pytest.raises(InputError, match=r"--cache .*images: there are other files than a cache's in it: "):
+        loader(source, Path(source.image_dir))
+    assert not os.path.exists(os.path.join(source.image_dir, cache.LOCK))
 
 
 def test_an_image_that_does_not_decode_is_named(source, kept):

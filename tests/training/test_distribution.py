@@ -17,7 +17,7 @@ from squares import make_squares
 from ssd.data.share import Share
 from ssd.errors import InputError
 from ssd.models.checkpoint import read_state
-from ssd.training.distribution import Device, check_alike, hide_other_gpus, loss_in_words
+from ssd.training.distribution import Cluster, Device, _check_address, check_alike, hide_other_gpus, loss_in_words
 
 PROGRAM = Path(__file__).with_name("together.py")
 # 11 images: batches of 8 and 3, which neither 2 nor 4 devices divide.
@@ -120,6 +120,27 @@ def test_a_gpu_that_the_environment_does_not_show(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     with pytest.raises(InputError, match="--gpu_index 5: no such GPU among those of CUDA_VISIBLE_DEVICES=4,5,6"):
         hide_other_gpus(1, [5])
+
+
+def test_an_address_that_cannot_be_is_refused_at_once():
+    with pytest.raises(InputError, match=r"--coordinator no\.such\.host\.invalid:7000: unknown host"):
+        _check_address(Cluster("no.such.host.invalid:7000", 2, 1))
+    with socket.create_server(("", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(InputError, match="cannot be had \\(Address already in use\\)"):
+            _check_address(Cluster(address, 2, 0))
+        _check_address(Cluster(address, 2, 1))  # it is process 0 that listens there
+    _check_address(Cluster(free_address(), 2, 0))
+
+
+@needs_jax
+def test_ctrl_c_ends_the_wait_for_the_others(spec, tmp_path):
+    cluster = ("--coordinator", free_address(), "--num_processes", 2, "--process_id", 0)
+    process = start("jax", "train", "-e", spec(), "-r", tmp_path / "results", *cluster)
+    assert "waiting for the other processes" in process.stdout.readline()
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == -signal.SIGINT
 
 
 def test_what_is_no_lost_process():
