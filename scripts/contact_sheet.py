@@ -6,6 +6,7 @@ python scripts/contact_sheet.py -e specs/demo_train.txt -o contact_sheet.png [-n
 import argparse
 import math
 import os
+import sys
 
 import numpy as np
 
@@ -41,7 +42,8 @@ def main() -> None:
         loader = (evaluation_loader if args.plain else training_loader)(spec, batch_size=args.samples)
         pixels, truth = next(iter(loader.epoch(args.epoch)))
     except SsdError as error:
-        raise SystemExit(str(error)) from error
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
     images = ops.convert_to_numpy(pixels if args.plain else network_input(pixels, spec.augmentation))
     tiles = [
         tile(image, boxes, classes, spec)

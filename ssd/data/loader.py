@@ -224,17 +224,17 @@ class Loader:
             empty = tf.zeros((height, width, self.augmentation.channels))
             return tf.cond(index < 0, lambda: empty, lambda: self._resized(index)), truth
         empty = tf.zeros((height, width, 3), tf.uint8)
-        rgb = tf.cond(index < 0, lambda: empty, lambda: self._augmented(index, **todo))
+        rgb = tf.cond(index < 0, lambda: empty, lambda: self._augmented(index, todo))
         return {"rgb": rgb, "colour": todo["colour"], "covered": todo["covered"]}, truth
 
     def _resized(self, index: tf.Tensor) -> tf.Tensor:
         return images.network_input(self._decode(index), self.augmentation)
 
-    def _augmented(self, index: tf.Tensor, orientation, view, covered, colour) -> tf.Tensor:
-        view = View(*view)
+    def _augmented(self, index: tf.Tensor, todo: dict) -> tf.Tensor:
+        view, covered = View(*todo["view"]), todo["covered"]
         if self._cache is not None:
             return render(self._cache.window(index, view.window), view, covered, self.augmentation)
-        return cut_out(self._contents(index), orientation, view, covered, self.augmentation)
+        return cut_out(self._contents(index), todo["orientation"], view, covered, self.augmentation)
 
     def _decode(self, index: tf.Tensor) -> tf.Tensor:
         """A whole upright image, uint8 `(h, w, 3)`."""

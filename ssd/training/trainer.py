@@ -195,9 +195,15 @@ def written_folder(folder: Path, device: distribution.Device) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="ssd-train-") as nowhere:
             yield Path(nowhere)
         return
-    with sole_writer(results_folder(folder), "another ssd train"):
-        Checkpoints(folder / "weights", "").sweep()
-        yield folder
+    made = not folder.exists()
+    try:
+        with sole_writer(results_folder(folder), "another ssd train"):
+            Checkpoints(folder / "weights", "").sweep()
+            yield folder
+    finally:
+        if made:  # a run that is refused before its first file leaves nothing
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def epochs(run: Run, progress: Progress) -> Progress:

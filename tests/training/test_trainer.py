@@ -199,6 +199,17 @@ def test_a_best_checkpoint_that_a_kill_prevented_is_made_up_for(spec, tmp_path):
     assert (progress.best_map, progress.best_epoch) == (None, None)
 
 
+def test_a_run_refused_for_its_cache_leaves_no_folder(spec, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--cache"):
+        train(spec(), tmp_path / "r", Request(cache=str(tmp_path / "file")))
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="--cache"):
+        train(spec(), tmp_path / "mine", Request(cache=str(tmp_path / "file")))
+    assert (tmp_path / "mine").exists()
+
+
 def test_resume_has_rules(spec, tmp_path, capfd):
     from ssd import console
 
