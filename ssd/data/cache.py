@@ -5,7 +5,8 @@ Python, and nothing else of it is read. In memory the file has no name and goes 
 `pixels.raw` only ever grows, and `index.json` says what is where; it is replaced whole, once the pixels are on disk, so
 what a killed run left behind the last image that the index names is overwritten by the next run. An image is looked up
 by its file's path, size and time of change: one that changed is decoded anew. Its old pixels stay; to get rid of them,
-delete the folder.
+delete the folder. Where the pixels were written to after the index, by a run that was killed or by something else,
+their checksums say which images are still whole.
 """
 
 import contextlib
@@ -14,8 +15,10 @@ import json
 import os
 import shutil
 import weakref
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +30,7 @@ from ssd.memory import available_memory
 
 # `decoded(numbers)`: those images of the index in that order, uint8 `(h, w, 3)`, upright.
 Decoder = Callable[[Sequence[int]], Iterable[np.ndarray]]
-FORMAT = "ssd decoded images 1"
+FORMAT = "ssd decoded images 2"
 PIXELS, INDEX, LOCK = "pixels.raw", "index.json", "lock"
 # TensorFlow hands on a part of a tensor without a copy where it begins at a multiple of this many bytes.
 ALIGNMENT = 64
@@ -35,6 +38,14 @@ ALIGNMENT = 64
 USABLE = 0.8
 # Bytes after which a folder's index is brought up to date, so that a killed run loses no more than this.
 SAVE_EVERY = 1 << 30
+
+
+class Kept(NamedTuple):
+    """An image in the file: its first byte, its bytes with what fills up to the next image, and their checksum."""
+
+    start: int
+    length: int
+    crc: int
 
 
 class PixelCache:
@@ -70,9 +81,9 @@ def in_memory(index: ImageIndex, decoded: Decoder) -> PixelCache:
             hint="--cache disk keeps them in a folder",
         )
     file = os.fdopen(os.memfd_create("ssd decoded images"), "r+b")
-    starts = _append(file, 0, index, range(len(index)), decoded)
+    kept = _append(file, 0, index, range(len(index)), decoded)
     file.flush()
-    return PixelCache(file, list(starts.values()), index.sizes)
+    return PixelCache(file, [image.start for image in kept.values()], index.sizes)
 
 
 def in_folder(folder: Path, index: ImageIndex, decoded: Decoder) -> PixelCache:
@@ -88,56 +99,69 @@ def in_folder(folder: Path, index: ImageIndex, decoded: Decoder) -> PixelCache:
                 f"--cache {folder}: there are other files than a cache's in it: {others[0]}",
                 hint="name a folder of its own; it is made where there is none",
             )
+    keys, lengths = _keys(index), _lengths(index.sizes)
+    if not folder.exists():
+        _check_room(folder, lengths)  # so that it is not made in vain
     folder = files.results_folder(folder, "--cache")
     with _alone(folder):
         known = _read_index(folder)
         if not known and (folder / PIXELS).exists():
             (folder / PIXELS).unlink()  # not truncated: another run may still be reading it
-        keys, lengths = _keys(index), _lengths(index.sizes)
-        missing = [n for n, key in enumerate(keys) if key not in known or known[key][1] != lengths[n]]
-        needed, free = sum(lengths[n] for n in missing), shutil.disk_usage(folder).free
-        if needed > free:
-            raise DataError(
-                f"--cache {folder}: {len(missing)} decoded images need {_gib(needed)}, {_gib(free)} are free there",
-                hint="delete what is in it, or name a folder on another disk",
-            )
+        missing = [n for n, key in enumerate(keys) if key not in known or known[key].length != lengths[n]]
+        _check_room(folder, [lengths[n] for n in missing])
         file = open(folder / PIXELS, "r+b" if known else "w+b")  # noqa: SIM115  (PixelCache closes it)
 
-        def save(starts: dict[int, int]) -> None:
+        def save(kept: dict[int, Kept]) -> None:
             file.flush()
             os.fsync(file.fileno())
-            known.update({keys[n]: (start, lengths[n]) for n, start in starts.items()})
-            files.write_text(folder / INDEX, json.dumps({"format": FORMAT, "images": known}))
+            known.update({keys[n]: image for n, image in kept.items()})
+            written = os.fstat(file.fileno()).st_mtime_ns
+            files.write_text(folder / INDEX, json.dumps({"format": FORMAT, "written": written, "images": known}))
 
-        if missing:
-            end = max((start + length for start, length in known.values()), default=0)
-            try:
+        end = max((image.start + image.length for image in known.values()), default=0)
+        try:
+            if missing:
                 _append(file, end, index, missing, decoded, save)
-            except OSError as error:
-                raise InputError(f"--cache {folder}: cannot write there: {error.strerror or error}") from error
-    return PixelCache(file, [known[key][0] for key in keys], index.sizes)
+            else:
+                save({})  # what was checked need not be checked again
+        except OSError as error:
+            raise InputError(f"--cache {folder}: cannot write there: {error.strerror or error}") from error
+    return PixelCache(file, [known[key].start for key in keys], index.sizes)
 
 
-def _append(file, end: int, index: ImageIndex, numbers: Sequence[int], decoded: Decoder, save=None) -> dict[int, int]:
-    """Writes images behind byte `end`; returns where each begins. `save` is told so far, every now and then."""
-    starts, unsaved = {}, 0
+def _append(file, end: int, index: ImageIndex, numbers: Sequence[int], decoded: Decoder, save=None) -> dict[int, Kept]:
+    """Writes images behind byte `end`; returns where each is. `save` is told so far, every now and then."""
+    kept, unsaved = {}, 0
     file.truncate(end)
     file.seek(end)
     try:
         with console.progress(total=len(numbers), label="decoding once") as bar:
             for number, image in zip(numbers, decoded(numbers), strict=True):
+                pixels, filling = np.ascontiguousarray(image).data, bytes(-image.size % ALIGNMENT)
                 start = file.tell()
-                file.write(np.ascontiguousarray(image).data)
-                file.write(bytes(-image.size % ALIGNMENT))
-                starts[number], unsaved = start, unsaved + image.size
+                file.write(pixels)
+                file.write(filling)
+                kept[number] = Kept(start, file.tell() - start, zlib.crc32(filling, zlib.crc32(pixels)))
+                unsaved += image.size
                 if save and unsaved >= SAVE_EVERY:
-                    save(starts)
+                    save(kept)
                     unsaved = 0
                 bar.update()
     finally:
         if save:  # an image that does not decode, or Ctrl-C, costs nothing of what is there
-            save(starts)
-    return starts
+            save(kept)
+    return kept
+
+
+def _check_room(folder: Path, lengths: Sequence[int]) -> None:
+    """Raises DataError where the folder's disk (to be: the folder need not exist) has less room than images take."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    needed, free = sum(lengths), shutil.disk_usage(place).free
+    if needed > free:
+        raise DataError(
+            f"--cache {folder}: {len(lengths)} decoded images need {_gib(needed)}, {_gib(free)} are free there",
+            hint="delete what is in it, or name a folder on another disk",
+        )
 
 
 def _lengths(sizes: np.ndarray) -> list[int]:
@@ -158,17 +182,34 @@ def _keys(index: ImageIndex) -> list[str]:
     return [f"{states[path]} {start}" for path, start in zip(index.files, index.spans[:, 0].tolist(), strict=True)]
 
 
-def _read_index(folder: Path) -> dict[str, tuple[int, int]]:
-    """Key -> first byte and length of what the folder has; nothing where it is no cache or its pixels are cut off."""
+def _read_index(folder: Path) -> dict[str, Kept]:
+    """Key -> where it is in the pixels; nothing where the folder is no cache or its pixels are cut off."""
     try:
         content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        images = {key: (int(start), int(length)) for key, (start, length) in content["images"].items()}
-        end = max((start + length for start, length in images.values()), default=0)
-        if content["format"] == FORMAT and os.stat(folder / PIXELS).st_size >= end:
-            return images
+        images = {key: Kept(*map(int, numbers)) for key, numbers in content["images"].items()}
+        end = max((image.start + image.length for image in images.values()), default=0)
+        state = os.stat(folder / PIXELS)
+        if content["format"] == FORMAT and state.st_size >= end:
+            return images if state.st_mtime_ns == content["written"] else _whole(folder, images)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return {}
+
+
+def _whole(folder: Path, images: dict[str, Kept]) -> dict[str, Kept]:
+    """Those whose pixels are what they were."""
+    whole = {}
+    with open(folder / PIXELS, "rb") as file, console.progress(total=len(images), label="checking the cache") as bar:
+        for key, image in images.items():
+            file.seek(image.start)
+            if zlib.crc32(file.read(image.length)) == image.crc:
+                whole[key] = image
+            bar.update()
+    if lost := len(images) - len(whole):
+        console.warn(
+            f"--cache {folder}: something else wrote into it; decoding {lost} of its {len(images)} images again"
+        )
+    return whole
 
 
 @contextlib.contextmanager

@@ -113,6 +113,22 @@ def join(cluster: Cluster) -> None:
         raise RunError(
             f"--coordinator {cluster.coordinator}: the processes did not meet: {reason}", hint=hint
         ) from error
+    # With the first message between CPUs, Gloo says on stdout that it is connected; what reads ours has no use for it.
+    with _stdout_as_stderr():
+        agreed(0)
+
+
+@contextlib.contextmanager
+def _stdout_as_stderr() -> Iterator[None]:
+    """Within, native code that prints does so on stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _check_address(cluster: Cluster) -> None:

@@ -71,9 +71,8 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         most = len(index) // (len(request.gpu_index or ()) or request.gpus)
         spec = with_batch_size(spec, largest_batch(spec, request.use_amp, max(most, 1)))
         limit = f", for there are {len(index)} training images" if spec.training.batch_size >= most else ""
-        say(
-            f"--auto_batch: batches of {spec.training.batch_size} images a device{limit}; learning rates are the spec's"
-        )
+        images = f"{spec.training.batch_size} image{'s' * (spec.training.batch_size > 1)}"
+        say(f"--auto_batch: batches of {images} a device{limit}; learning rates are the spec's")
     with distribution.among_others(request.cluster):
         return _train(spec, results_dir, request, index)
 
@@ -278,7 +277,8 @@ def banner(run: Run, precision: str) -> None:
         say(f"quantization-aware: {ranges} tensors with INT8 ranges; like batch statistics {end}")
     say(f"device: {run.device.name}; {precision}; Keras {keras.__version__} on {keras.backend.backend()}")
     say(
-        f"{run.loader.samples} training images in {run.loader.steps} batches of {run.loader.batch_size}; "
+        f"{run.loader.samples} training images in {run.loader.steps} batch{'es' * (run.loader.steps > 1)} of "
+        f"{run.loader.batch_size}; "
         f"{run.validator.loader.samples if run.validator else 'no'} validation images; "
         f"{spec.training.num_epochs} epochs"
     )

@@ -142,6 +142,21 @@ def test_a_damaged_folder_is_filled_again(source, tmp_path, monkeypatch, damage)
     assert all(map(np.array_equal, kept_images(again), before))
 
 
+def test_pixels_that_something_else_wrote_are_decoded_again(source, tmp_path, monkeypatch, caplog):
+    before = kept_images(loader(source, tmp_path / "cache"))
+    content = json.loads((tmp_path / "cache" / cache.INDEX).read_text())
+    start = next(kept[0] for key, kept in content["images"].items() if "2.jpg" in key)
+    with open(tmp_path / "cache" / cache.PIXELS, "r+b") as file:
+        file.seek(start + 500)
+        file.write(bytes(3))
+    seen = decoded_again(monkeypatch)
+    assert all(map(np.array_equal, kept_images(loader(source, tmp_path / "cache")), before)) and seen == [2]
+    assert "something else wrote into it; decoding 1 of its 4 images again" in caplog.text
+    # What is as its index says is not looked at again.
+    monkeypatch.setattr(cache, "_whole", lambda *_: pytest.fail("checked"))
+    assert all(map(np.array_equal, kept_images(loader(source, tmp_path / "cache")), before)) and seen == [2]
+
+
 KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
@@ -184,7 +199,7 @@ def test_runs_side_by_side_decode_once(source, tmp_path):
     assert [run.wait() for run in runs] == [0, 0]
     content = json.loads((tmp_path / "cache" / cache.INDEX).read_text())
     assert len(content["images"]) == 4
-    ends = [start + length for start, length in content["images"].values()]
+    ends = [start + length for start, length, _ in content["images"].values()]
     assert (tmp_path / "cache" / cache.PIXELS).stat().st_size == max(ends) == sum(cache._lengths(np.array(
         [(h, w) for w, h in SIZES])))  # fmt: skip
 
@@ -200,7 +215,8 @@ def test_a_disk_that_is_full_is_refused(source, tmp_path, monkeypatch):
     usage = cache.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     with pytest.raises(DataError, match=r"4 decoded images need .* are free there"):
-        loader(source, tmp_path / "cache")
+        loader(source, tmp_path / "there" / "cache")
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_folder_that_cannot_be_made(source, tmp_path):

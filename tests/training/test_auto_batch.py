@@ -5,7 +5,7 @@ from tiny_network import replace
 
 from ssd.errors import RunError
 from ssd.spec import experiment_from_text, with_batch_size
-from ssd.training import auto_batch
+from ssd.training import auto_batch, trainer
 from ssd.training.auto_batch import Trial, largest_batch
 
 
@@ -49,6 +49,27 @@ def test_no_memory_at_all(spec, monkeypatch):
     monkeypatch.setattr(auto_batch, "_trial", lambda spec, batch, use_amp: None)
     with pytest.raises(RunError, match="no memory for a batch of one image"):
         largest_batch(spec, False)
+
+
+@pytest.mark.parametrize(
+    ("devices", "fits", "said"),
+    [
+        ({"gpus": 2}, 100, "batches of 20 images a device, for there are 40 training images;"),
+        ({"gpus": 2, "gpu_index": [3, 4, 5]}, 100, "batches of 13 images a device, for there are 40 training images;"),
+        ({"gpus": 2}, 7, "batches of 7 images a device;"),
+        ({"gpus": 64}, 7, "batches of 1 image a device, for there are 40 training images;"),
+    ],
+)
+def test_a_run_is_told_its_batch_and_what_bounds_it(spec, monkeypatch, capsys, devices, fits, said):
+    trained = []
+    monkeypatch.setattr(trainer.distribution, "hide_other_gpus", lambda *_: None)
+    monkeypatch.setattr(trainer, "training_index", lambda spec: range(40))
+    monkeypatch.setattr(trainer, "largest_batch", lambda spec, use_amp, most: min(fits, most))
+    monkeypatch.setattr(trainer, "_train", lambda spec, folder, request, index: trained.append((spec, index)))
+    trainer.train(spec, "results", trainer.Request(auto_batch=True, **devices))
+    assert said in capsys.readouterr().out
+    (used, index), batch = trained[0], int(said.split()[2])
+    assert used.training.batch_size == batch and index == range(40)
 
 
 def test_a_trial_measures_real_steps(spec, monkeypatch):

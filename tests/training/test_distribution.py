@@ -227,8 +227,9 @@ def test_a_fault_of_one_process_ends_all(spec, tmp_path):
     other = tmp_path / "other" / "spec.txt"
     other.write_text(spec().read_text().replace("random_seed: 7", "random_seed: 8"))
     for number, process in enumerate(pair(spec(), other, results, address)):
-        _, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=200)
         assert process.returncode == 2, err
+        assert "Gloo" not in out  # what JAX's libraries say is not among our lines
         if number == 0:
             assert "the processes of the run differ in: spec" in err
     damaged = next((tmp_path / "squares11" / "images").iterdir())
