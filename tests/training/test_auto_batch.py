@@ -1,5 +1,7 @@
 """The search for the largest batch, on made-up memories and on a real step."""
 
+import logging
+
 import pytest
 from tiny_network import replace
 
@@ -60,14 +62,15 @@ def test_no_memory_at_all(spec, monkeypatch):
         ({"gpus": 64}, 7, "batches of 1 image a device, for there are 40 training images;"),
     ],
 )
-def test_a_run_is_told_its_batch_and_what_bounds_it(spec, monkeypatch, capsys, devices, fits, said):
+def test_a_run_is_told_its_batch_and_what_bounds_it(spec, monkeypatch, caplog, devices, fits, said):
     trained = []
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(trainer.distribution, "hide_other_gpus", lambda *_: None)
     monkeypatch.setattr(trainer, "training_index", lambda spec: range(40))
     monkeypatch.setattr(trainer, "largest_batch", lambda spec, use_amp, most: min(fits, most))
     monkeypatch.setattr(trainer, "_train", lambda spec, folder, request, index: trained.append((spec, index)))
     trainer.train(spec, "results", trainer.Request(auto_batch=True, **devices))
-    assert said in capsys.readouterr().out
+    assert said in caplog.text
     (used, index), batch = trained[0], int(said.split()[2])
     assert used.training.batch_size == batch and index == range(40)
 
