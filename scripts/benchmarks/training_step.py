@@ -6,15 +6,18 @@ SSD300 on made pictures that lie in memory: forward, loss, backward, regularisat
 bytes, of which our step makes the network's input, and the peer is given such an input. Each engine
 runs in a process of its own; they take turns in every round, and a ratio is taken within a round. The ratio in CPU time
 is that of images per second of processor time, which other load on the machine stretches less. On a GPU the peer is
-compiled, and torchvision's ssd300_vgg16 is measured too where torchvision is there.
+compiled. `--jpegs` measures ours on files too, through the training pipeline with all augmentation; `--torchvision`
+beside vgg16 that library's ssd300_vgg16, compiled.
 """
 
+import dataclasses
 import itertools
 import json
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from timing import (
@@ -34,6 +37,7 @@ from timing import (
 SIDE = 300
 L2 = 2e-4
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+WAITING = 8  # batches; more than a pipeline prefetches
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,13 +49,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2, help="per round")
     parser.add_argument("--objects", type=int, default=8, help="ground truth of an image")
+    parser.add_argument("--jpegs", type=int, default=0, metavar="N", help="ours also on N files of 500x375")
+    parser.add_argument("--torchvision", action="store_true", help="beside vgg16 also torchvision's ssd300_vgg16")
     add_torch_python(parser)
     parser.add_argument("--peak-tflops", type=float, help="of the device, in the precision measured: prints the share")
     args = parser.parse_args()
     about = machine()
     print(machine_line(about))
     print(
-        f"{'network':10}{'precision':11}{'engine':18}{'images/s, median (range)':>28}"
+        f"{'network':10}{'precision':11}{'engine':24}{'images/s, median (range)':>28}"
         f"{'ours / peer':>22}{'in CPU time':>22}{'of peak':>9}"
     )
     cases = []
@@ -75,10 +81,11 @@ def measure(network: str, precision: str, args) -> dict:
             "anchors": f"{folder}/anchors.json",
             "truth": f"{folder}/truth.json",
         }
-        workers = {
-            f"ssd, {backend}": Worker("training_step.py", options, environment={"KERAS_BACKEND": backend})
-            for backend in args.backends.split(",")
-        }
+        workers = {}
+        for backend, jpegs in itertools.product(args.backends.split(","), sorted({0, args.jpegs})):
+            name = f"ssd, {backend}" + (", JPEGs" if jpegs else "")
+            environment = {"KERAS_BACKEND": backend}
+            workers[name] = Worker("training_step.py", {**options, "jpegs": jpegs}, environment=environment)
         ours = list(workers)
         running = [worker for worker in workers.values() if worker.usable]
         if running:
@@ -97,7 +104,7 @@ def peers(options: dict, args) -> dict[str, Worker]:
         found["PyTorch"] = peer = Worker("torch_ssd.py", options, python=args.torch_python)
         if peer.usable and peer.facts["parameters"] != options["parameters"]:
             raise SystemExit(f"the peer has {peer.facts['parameters']} parameters, not {options['parameters']}")
-    if options["network"] == "vgg16" and "PyTorch" in found and found["PyTorch"].facts.get("device", "cpu") != "cpu":
+    if options["network"] == "vgg16" and args.torchvision:
         found["torchvision"] = Worker("torch_ssd.py", {**options, "torchvision": True}, python=args.torch_python)
     return found
 
@@ -109,28 +116,27 @@ def report(network: str, precision: str, args, workers: dict, ours: list[str], r
     for name, worker in workers.items():
         row = case["engines"][name] = {"facts": worker.facts}
         if name not in rates:
-            print(f"{network:10}{precision:11}{name:18}cannot run: {worker.facts['error']}", flush=True)
+            print(f"{network:10}{precision:11}{name:24}cannot run: {worker.facts['error']}", flush=True)
             continue
         row["images_per_second"] = spread(rates[name])
         row["images_per_processor_second"] = spread(processor[name])
         if name in ours:
-            others = [peer for peer in rates if peer not in ours]
-            row["ratio"] = {peer: ratio(rates[name], rates[peer]) for peer in others}
-            row["processor_ratio"] = {peer: ratio(processor[name], processor[peer]) for peer in others}
+            compared = [peer for peer in rates if peer not in ours]
+            row["ratio"] = {peer: ratio(rates[name], rates[peer]) for peer in compared}
+            row["processor_ratio"] = {peer: ratio(processor[name], processor[peer]) for peer in compared}
         share = "-"
         if args.peak_tflops and worker.facts.get("macs"):
             # Backward computes a gradient by the inputs and one by the weights: twice forward.
             flops = 3 * 2 * worker.facts["macs"] * row["images_per_second"]["median"]
             row["share_of_peak"] = flops / args.peak_tflops / 1e12
             share = f"{row['share_of_peak']:.1%}"
-        shown = [
-            ", ".join(map(spread_text, row.get(kind, {}).values())) or "-" for kind in ("ratio", "processor_ratio")
-        ]
-        print(
-            f"{network:10}{precision:11}{name:18}{spread_text(row['images_per_second']):>28}"
-            f"{shown[0]:>22}{shown[1]:>22}{share:>9}",
-            flush=True,
-        )
+        others = [*row.get("ratio", {})] or [None]
+        for peer in others:
+            shown = [spread_text(row[kind][peer]) if peer else "-" for kind in ("ratio", "processor_ratio")]
+            head = f"{network:10}{precision:11}{name:24}{spread_text(row['images_per_second']):>28}"
+            if peer != others[0]:
+                head, share = f"{f'to {peer}':>73}", ""
+            print(f"{head}{shown[0]:>22}{shown[1]:>22}{share:>9}", flush=True)
     return case
 
 
@@ -157,10 +163,16 @@ def prepare(options: dict):
     Path(options["truth"]).write_text(json.dumps({name: value.tolist() for name, value in truth.items()}))
     Path(options["anchors"]).write_text(json.dumps(np.asarray(training.anchors).tolist()))
     pictures = np.random.default_rng(0).integers(0, 256, (options["batch"], SIDE, SIDE, 3), np.uint8)
-    images, targets = keras.tree.map_structure(ops.convert_to_tensor, (unchanged(pictures), keyed(truth)))
+    if options["jpegs"]:
+        batches = from_files(spec, options)
+    else:
+        made = keras.tree.map_structure(ops.convert_to_tensor, (unchanged(pictures), keyed(truth)))
+        batches = itertools.repeat(made)
 
     def run(steps: int) -> dict:
-        return timed(lambda: training.train_on_batch(images, targets), steps, wait=training.totals)
+        for _ in range(WAITING if options["jpegs"] else 0):  # made while others were measured
+            next(batches)
+        return timed(lambda: training.train_on_batch(*next(batches)), steps, wait=training.totals)
 
     run(3)
     facts = {
@@ -173,6 +185,27 @@ def prepare(options: dict):
         "tensorflow_imported": sys.modules.get("tensorflow") is not None,
     }
     return facts, lambda: run(options["steps"])
+
+
+def from_files(spec, options: dict) -> Iterator[tuple]:
+    """Batches without end of made photographs, as `ssd train` feeds its step."""
+    import keras
+    import numpy as np
+    from sample import photographs
+
+    from ssd.data.pipeline import training_loader
+    from ssd.training.shapes import keyed, keyed_pixels
+
+    # Whole batches: a smaller last one would be another step to compile.
+    count = -(-options["jpegs"] // options["batch"]) * options["batch"]
+    with tempfile.TemporaryDirectory() as folder:
+        data = dataclasses.replace(spec.dataset, training=(photographs(Path(folder), count),))
+        loader = training_loader(dataclasses.replace(spec, dataset=data), batch_size=options["batch"])
+        for epoch in itertools.count():
+            for pixels, truth in loader.epoch(epoch):
+                if keras.backend.backend() != "tensorflow":
+                    pixels, truth = keras.tree.map_structure(np.asarray, (pixels, truth))
+                yield keyed_pixels(pixels, options["batch"], loader.share), keyed(truth)
 
 
 if __name__ == "__main__":
