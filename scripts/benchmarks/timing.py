@@ -18,12 +18,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PACKAGES = ("tensorflow", "keras", "jax", "onnxruntime", "numpy", "torch", "torchvision")
+# Workers live side by side: none may take all of a GPU's memory.
+WORKERS_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
 HERE = Path(__file__).resolve().parent
 
 
 def machine() -> dict:
-    """CPU, cores that may be used, and versions of what is installed here."""
-    return {"cpu": _cpu_model(), "cores": cores(), "load": round(os.getloadavg()[0], 2), "versions": versions()}
+    """CPU, cores that may be used, GPUs, and versions of what is installed here."""
+    found = {"cpu": _cpu_model(), "cores": cores(), "gpus": _gpus()}
+    return {**found, "load": round(os.getloadavg()[0], 2), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
@@ -38,7 +45,8 @@ def versions() -> dict[str, str]:
 
 def machine_line(about: dict) -> str:
     installed = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return f"{about['cpu']}, {about['cores']} cores, load {about['load']} at the start; {installed}"
+    gpus = "".join(f"{name}, " for name in about["gpus"])
+    return f"{about['cpu']}, {about['cores']} cores, {gpus}load {about['load']} at the start; {installed}"
 
 
 def cores() -> int:
@@ -51,6 +59,14 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _gpus() -> list[str]:
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
 
 
 def spread(values: Sequence[float]) -> dict:
@@ -124,7 +140,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 text=True,
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
+                env={**os.environ, **WORKERS_ENVIRONMENT, **(environment or {})},
             )
         except OSError as error:
             self._process, self.facts = None, {"error": f"{python}: {error.strerror}"}

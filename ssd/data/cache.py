@@ -55,7 +55,8 @@ class PixelCache:
         """Takes over an open file. `starts`: byte of each image's first pixel; `sizes`: `(n, 2)` height, width, px."""
         # By this name it can be opened for as long as this object lives, even when somebody deletes the folder.
         self._path, self._bytes = f"/proc/self/fd/{file.fileno()}", os.fstat(file.fileno()).st_size
-        self._starts, self._sizes = tf.constant(starts, tf.int64), tf.constant(sizes, tf.int32)
+        with tf.device("CPU:0"):  # where tf.data works
+            self._starts, self._sizes = tf.constant(starts, tf.int64), tf.constant(sizes, tf.int32)
         weakref.finalize(self, file.close)
 
     def image(self, number: tf.Tensor) -> tf.Tensor:
@@ -104,12 +105,12 @@ def in_folder(folder: Path, index: ImageIndex, decoded: Decoder) -> PixelCache:
         _check_room(folder, lengths)  # so that it is not made in vain
     folder = files.results_folder(folder, "--cache")
     with _alone(folder):
-        known = _read_index(folder)
-        if not known and (folder / PIXELS).exists():
+        known, end = _read_index(folder)
+        if not end and (folder / PIXELS).exists():
             (folder / PIXELS).unlink()  # not truncated: another run may still be reading it
         missing = [n for n, key in enumerate(keys) if key not in known or known[key].length != lengths[n]]
         _check_room(folder, [lengths[n] for n in missing])
-        file = open(folder / PIXELS, "r+b" if known else "w+b")  # noqa: SIM115  (PixelCache closes it)
+        file = open(folder / PIXELS, "r+b" if end else "w+b")  # noqa: SIM115  (PixelCache closes it)
 
         def save(kept: dict[int, Kept]) -> None:
             file.flush()
@@ -118,7 +119,6 @@ def in_folder(folder: Path, index: ImageIndex, decoded: Decoder) -> PixelCache:
             written = os.fstat(file.fileno()).st_mtime_ns
             files.write_text(folder / INDEX, json.dumps({"format": FORMAT, "written": written, "images": known}))
 
-        end = max((image.start + image.length for image in known.values()), default=0)
         try:
             if missing:
                 _append(file, end, index, missing, decoded, save)
@@ -182,18 +182,21 @@ def _keys(index: ImageIndex) -> list[str]:
     return [f"{states[path]} {start}" for path, start in zip(index.files, index.spans[:, 0].tolist(), strict=True)]
 
 
-def _read_index(folder: Path) -> dict[str, Kept]:
-    """Key -> where it is in the pixels; nothing where the folder is no cache or its pixels are cut off."""
+def _read_index(folder: Path) -> tuple[dict[str, Kept], int]:
+    """Key -> where it is in the pixels; nothing where the folder is no cache or its pixels are cut off.
+
+    And the byte behind the last image, a damaged one too: runs under way may still read what is before.
+    """
     try:
         content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         images = {key: Kept(*map(int, numbers)) for key, numbers in content["images"].items()}
         end = max((image.start + image.length for image in images.values()), default=0)
         state = os.stat(folder / PIXELS)
         if content["format"] == FORMAT and state.st_size >= end:
-            return images if state.st_mtime_ns == content["written"] else _whole(folder, images)
+            return images if state.st_mtime_ns == content["written"] else _whole(folder, images), end
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    return {}
+    return {}, 0
 
 
 def _whole(folder: Path, images: dict[str, Kept]) -> dict[str, Kept]:

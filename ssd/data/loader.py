@@ -68,12 +68,13 @@ class Loader:
         self._running: tuple[int, Iterator] | None = None
         self.samples = len(index)
         self.steps = -(-self.samples // batch_size)
-        self._truth = {
-            name: tf.constant(getattr(index, name))
-            for name in ("boxes", "classes", "difficult", "sizes", "orientations")
-        }
-        self._truth["starts"] = tf.constant(index.starts, tf.int32)
-        self._files, self._in_record = tf.constant(index.files), tf.constant(index.spans[:, 1] >= 0)
+        with tf.device("CPU:0"):  # where tf.data works; not in a GPU's memory
+            self._truth = {
+                name: tf.constant(getattr(index, name))
+                for name in ("boxes", "classes", "difficult", "sizes", "orientations")
+            }
+            self._truth["starts"] = tf.constant(index.starts, tf.int32)
+            self._files, self._in_record = tf.constant(index.files), tf.constant(index.spans[:, 1] >= 0)
         self._cache: PixelCache | None = None
 
     def keep_decoded(self, where: str | Path) -> None:

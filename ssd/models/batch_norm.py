@@ -35,6 +35,8 @@ class BatchNormalization(RunningStatistics, keras.layers.BatchNormalization):
             return self._over_replicas(inputs)
         import tensorflow as tf
 
+        if training and not batch_statistics and _lacks_gradient():
+            return super().call(inputs, training=False, mask=mask)
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
             tf.convert_to_tensor(self.gamma),
@@ -78,3 +80,11 @@ def _fusable(inputs) -> bool:
         "bfloat16",
         "float16",
     )
+
+
+def _lacks_gradient() -> bool:
+    """Whether the fused operation with given statistics has no gradient: on GPUs, where it must be deterministic."""
+    import tensorflow as tf
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    return is_op_determinism_enabled() and bool(tf.config.get_visible_devices("GPU"))

@@ -1,6 +1,6 @@
 """The largest batch that a training step has memory for: steps of real size, each in a process of its own.
 
-    python -m ssd.training.auto_batch < {"spec": ..., "batch": 16, "use_amp": false}
+    python -m ssd.training.auto_batch < {"spec": ..., "batch": 16, "use_amp": false, "devices": 1}
 
 is one of those processes; it prints the memory that two steps took and what there is. One that runs out of memory ends,
 and nothing else with it.
@@ -39,17 +39,22 @@ class Trial:
         return self.peak <= SHARE * self.limit
 
 
-def largest_batch(spec: Experiment, use_amp: bool, most: int = MOST) -> int:
-    """Images per device, at most `most`.
+def largest_batch(spec: Experiment, use_amp: bool, most: int = MOST, devices: int = 1, gpus: str | None = None) -> int:
+    """Images per device, at most `most`, where `devices` train together: `gpus`, as CUDA_VISIBLE_DEVICES names them.
 
     Raises:
         RunError: not even one image fits.
     """
+    environment = {**os.environ, **({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})}
+
+    def trial(batch: int) -> Trial | None:
+        return _trial({"spec": spec.text, "batch": batch, "use_amp": use_amp, "devices": devices}, environment)
+
     batch = min(max(spec.training.batch_size, 1), ROUND, most)
-    first = _trial(spec, batch, use_amp)
+    first = trial(batch)
     while (first is None or not first.fits) and batch > 1:
         batch //= 2
-        first = _trial(spec, batch, use_amp)
+        first = trial(batch)
     if first is None or not first.fits:
         raise RunError(
             "--auto_batch: there is no memory for a batch of one image", hint="a smaller network or input needs less"
@@ -60,7 +65,7 @@ def largest_batch(spec: Experiment, use_amp: bool, most: int = MOST) -> int:
         following = min(_rounded(following), limit)
         if following <= best.batch:
             break
-        found = _trial(spec, following, use_amp)
+        found = trial(following)
         if found is None or not found.fits:
             limit = following - 1
             following = (best.batch + following) // 2
@@ -80,12 +85,13 @@ def _rounded(batch: int) -> int:
     return batch // ROUND * ROUND if batch >= 2 * ROUND else batch
 
 
-def _trial(spec: Experiment, batch: int, use_amp: bool) -> Trial | None:
+def _trial(asked: dict, environment: dict[str, str]) -> Trial | None:
     """None where the process ran out of memory. Raises RunError where it failed otherwise."""
-    asked = json.dumps({"spec": spec.text, "batch": batch, "use_amp": use_amp})
-    command = [sys.executable, "-m", "ssd.training.auto_batch"]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True)
-    if done.returncode == -signal.SIGKILL or any(sign in done.stderr for sign in OUT_OF_MEMORY):
+    command, batch = [sys.executable, "-m", "ssd.training.auto_batch"], asked["batch"]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, env=environment)
+    if done.returncode == -signal.SIGKILL or (
+        done.returncode and any(sign in done.stderr for sign in OUT_OF_MEMORY)  # else a warning, which ended well
+    ):
         say(f"--auto_batch: {batch} images: out of memory")
         return None
     if done.returncode:
@@ -96,33 +102,36 @@ def _trial(spec: Experiment, batch: int, use_amp: bool) -> Trial | None:
     return trial
 
 
-def _try(spec: Experiment, batch: int, use_amp: bool) -> dict:
+def _try(spec: Experiment, batch: int, use_amp: bool, devices: int) -> dict:
     """Two steps on made-up data in this process."""
     import numpy as np
 
     from ssd.training import distribution, hardware
     from ssd.training.pixels import unchanged
     from ssd.training.run import build
-    from ssd.training.shapes import keyed
+    from ssd.training.shapes import keyed, keyed_pixels
 
-    device = distribution.choose_device(1, None)
+    device = distribution.choose_device(devices, None)
     hardware.set_precision(use_amp, device)
-    limit = hardware.free_memory(device)
-    training, _ = build(spec, steps=1)
-    shape = (batch, spec.augmentation.height, spec.augmentation.width, 3)
+    limit, images = hardware.free_memory(device), batch * devices
+    shape = (images, spec.augmentation.height, spec.augmentation.width, 3)
     pixels = unchanged(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    boxes, classes = np.zeros((batch, 32, 4), np.float32), np.ones((batch, 32), np.int32)
+    boxes, classes = np.zeros((images, 32, 4), np.float32), np.ones((images, 32), np.int32)
     boxes[:] = (0.25, 0.25, 0.75, 0.75)
-    for _ in range(2):
-        training.train_on_batch(pixels, keyed({"boxes": boxes, "classes": classes}))
-        training.totals()  # waits for the device
+    with distribution.together(device):
+        training, _ = build(spec, steps=1, devices=devices)
+        for _ in range(2):
+            training.train_on_batch(
+                keyed_pixels(pixels, images, device.share), keyed({"boxes": boxes, "classes": classes})
+            )
+            training.totals()  # waits for the device
     return {"peak": hardware.peak_memory(device), "limit": limit}
 
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    spec = experiment_from_text(asked["spec"], "spec", "inference")
-    print(json.dumps(_try(spec, asked["batch"], asked["use_amp"])))
+    spec = experiment_from_text(asked.pop("spec"), "spec", "inference")
+    print(json.dumps(_try(spec, **asked)))
 
 
 if __name__ == "__main__":

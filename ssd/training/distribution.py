@@ -55,21 +55,20 @@ class Device:
     share: Share = ALONE
 
 
-def hide_other_gpus(gpus: int, gpu_index: list[int] | None) -> None:
-    """Leaves the wanted GPUs, of those that the environment shows, visible to this process; must come before the first
-    tensor. Raises InputError where the environment does not show one that was named."""
+def gpus_shown(gpus: int, gpu_index: list[int] | None) -> str:
+    """What CUDA_VISIBLE_DEVICES has to be, before the first tensor, for a process to see the wanted GPUs only, of those
+    that it shows now. Raises InputError where it does not show one that was named."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     wanted = gpu_index or range(gpus)
     if shown is None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, wanted))
-        return
+        return ",".join(map(str, wanted))
     names = [name for name in shown.split(",") if name]
     if gpu_index and max(gpu_index) >= len(names):
         raise InputError(
             f"--gpu_index {' '.join(map(str, gpu_index))}: no such GPU among those of CUDA_VISIBLE_DEVICES={shown}",
             hint="indices count from 0 within CUDA_VISIBLE_DEVICES; unset it to count all GPUs of the machine",
         )
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in wanted if number < len(names))
+    return ",".join(names[number] for number in wanted if number < len(names))
 
 
 def join(cluster: Cluster) -> None:
@@ -91,6 +90,7 @@ def join(cluster: Cluster) -> None:
 
     # Two steps under way at once would mix up their messages on CPUs.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    shown = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     say(f"waiting for the other processes, {PATIENCE} s at most" + (f": {cluster.coordinator}" if named else ""))
     try:
         with _interruptible():
@@ -100,8 +100,13 @@ def join(cluster: Cluster) -> None:
                 process_id=cluster.process,
                 # Else what started the processes would decide which GPUs are theirs, even where they are named.
                 cluster_detection_method="deactivate" if named else None,
+                # Else JAX takes the process' number on its machine for its GPU's, though only one is shown to it.
+                local_device_ids=[0] if not named and len(shown) == 1 else None,
                 initialization_timeout=PATIENCE,
             )
+            # With the first message between CPUs, Gloo says on stdout that it is connected: nothing for who reads ours.
+            with _stdout_as_stderr():
+                agreed(0)
     except (RuntimeError, ValueError) as error:
         if not named and "should be defined" in str(error):
             raise InputError(
@@ -109,20 +114,22 @@ def join(cluster: Cluster) -> None:
                 hint="start it with srun or mpirun, or name HOST:PORT, --num_processes and --process_id",
             ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = "is process 0 running, and its port reachable from here?" if named else None
+        hint = "is process 0 running, its port reachable, and --gpu_index another for each process of a machine?"
         raise RunError(
-            f"--coordinator {cluster.coordinator}: the processes did not meet: {reason}", hint=hint
+            f"--coordinator {cluster.coordinator}: the processes did not meet: {reason}", hint=hint if named else None
         ) from error
-    # With the first message between CPUs, Gloo says on stdout that it is connected; what reads ours has no use for it.
-    with _stdout_as_stderr():
-        agreed(0)
 
 
 @contextlib.contextmanager
 def _stdout_as_stderr() -> Iterator[None]:
     """Within, native code that prints does so on stderr."""
-    sys.stdout.flush()
-    kept = os.dup(1)
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    if sys.stdout:
+        sys.stdout.flush()
     os.dup2(2, 1)
     try:
         yield
@@ -336,7 +343,9 @@ def _to_replicas(batch):
         parts = [values] * count if len(values) < count else np.array_split(values, count)
 
         def part(context):
-            return tf.convert_to_tensor(parts[context.replica_id_in_sync_group])
+            number = context.replica_id_in_sync_group
+            with tf.device(strategy.extended.worker_devices[number]):  # else all go to the first one
+                return tf.convert_to_tensor(parts[number])
 
         return strategy.experimental_distribute_values_from_function(part)
 

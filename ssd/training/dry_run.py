@@ -70,7 +70,7 @@ def dry_run(spec: Experiment, results_dir: str | Path, request: Request) -> Path
     if reason := finished(spec, start.progress):
         say(f"nothing is left to train: {reason}\n")
     precision = hardware.set_precision(request.use_amp, device)
-    hardware.seed(spec.random_seed, request.deterministic)
+    keras.utils.set_random_seed(spec.random_seed)
     with distribution.together(device):
         loader, validation = loaders(spec, device)
         training, _ = build(spec, loader.steps, start, device.count)

@@ -26,13 +26,26 @@ def set_precision(use_amp: bool, device: Device) -> str:
     return policy
 
 
-def seed(number: int, deterministic: bool) -> None:
-    """Seeds Python, NumPy and the backend; `deterministic` forbids operations whose result depends on timing."""
-    keras.utils.set_random_seed(number)
-    if deterministic and keras.backend.backend() == "tensorflow":
+def make_deterministic() -> None:
+    """Forbids operations whose result depends on timing; must come before the first tensor."""
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+    else:  # CPUs have none
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+
+
+def whole_step_by_xla(devices: int) -> bool:
+    """Whether XLA compiles the whole step, as Keras would choose, but for the CPU."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    # On a CPU, oneDNN's kernels are about twice as fast as what XLA makes of the same graph. Replicas talk within the
+    # step, which XLA cannot do. On a GPU, TensorFlow takes int32 to the CPU for matching and negatives; XLA does not.
+    return bool(tf.config.get_visible_devices("GPU")) and devices == 1 and not is_op_determinism_enabled()
 
 
 def _multiplies_bfloat16(device: Device) -> bool:

@@ -1,5 +1,6 @@
 """The loss of SSD (Liu et al. 2016, section 2.2): cross-entropy with hard negatives, and smooth L1 on offsets."""
 
+import numpy as np
 from keras import ops
 
 from ssd.boxes.coder import encode, to_centers
@@ -82,23 +83,23 @@ def hardest(losses, candidates, count):
     Returns:
         bool, the same shape. Carries no gradient.
     """
-    # abs: -0.0 has the sign bit set.
+    # Compared and counted as floats: with int32, TensorFlow would leave the GPU. Counts are exact up to 2**24, more
+    # anchors than a batch has. NaN is in before all others. abs: -0.0 has the sign bit set.
     ranked = gathered(ops.where(candidates, ops.abs(ops.stop_gradient(losses)), -1.0))
-    bits = ops.reshape(ops.where(ranked < 0, -1, ops.view(ranked, dtype="int32")), (-1,))
+    size = ops.reshape(ops.where(ops.isnan(ranked), np.float32(np.inf), ranked), (-1,))
 
-    def at_least(limit):
-        return ops.sum(ops.cast(bits >= limit, "int32"))
+    def number(chosen):
+        return ops.sum(ops.cast(chosen, "float32"))
 
-    count = ops.minimum(count, at_least(0))
+    count = ops.minimum(ops.cast(count, "float32"), number(size >= 0.0))
 
-    def add_bit(step, limit):
-        higher = limit + ops.left_shift(ops.ones_like(limit), 30 - step)
-        return ops.where(at_least(higher) >= count, higher, limit)
+    def add_bit(step, bits):
+        higher = bits + ops.left_shift(ops.ones_like(bits), 30 - step)
+        return ops.where(number(size >= ops.view(higher, dtype="float32")) >= count, higher, bits)
 
-    limit = ops.fori_loop(0, 31, add_bit, ops.zeros((), dtype="int32"))
-    above = bits > limit
-    equal = bits == limit
-    room = count - ops.sum(ops.cast(above, "int32"))
-    first = ops.cumsum(ops.cast(equal, "int32")) <= room
+    limit = ops.view(ops.fori_loop(0, 31, add_bit, ops.zeros((), dtype="int32")), dtype="float32")
+    above = size > limit
+    equal = size == limit
+    first = ops.cumsum(ops.cast(equal, "float32")) <= count - number(above)
     chosen = ops.logical_or(above, ops.logical_and(equal, first))
     return own_rows(ops.reshape(chosen, ops.shape(ranked)), losses)

@@ -77,6 +77,9 @@ class TrainingModel(keras.Model):
     def train_on_batch(self, x, y):
         """One step. Nothing is returned, and the device is not waited for."""
         if keras.backend.backend() != "tensorflow":
+            if keras.distribution.distribution() is None:
+                # Keras' own looks at a batch before it takes it: both times it is on the device then.
+                x, y = keras.tree.map_structure(ops.convert_to_tensor, (x, y))
             super().train_on_batch(x, y)
             return
         # Keras' own does not deal batches out with this backend.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -66,10 +67,10 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
     """
     index = None
     if request.auto_batch:  # before this process takes memory on the device
-        distribution.hide_other_gpus(request.gpus, request.gpu_index)
-        index = training_index(spec)
-        most = len(index) // (len(request.gpu_index or ()) or request.gpus)
-        spec = with_batch_size(spec, largest_batch(spec, request.use_amp, max(most, 1)))
+        index, devices = training_index(spec), len(request.gpu_index or ()) or request.gpus
+        most = max(len(index) // devices, 1)
+        gpus = distribution.gpus_shown(request.gpus, request.gpu_index)
+        spec = with_batch_size(spec, largest_batch(spec, request.use_amp, most, devices, gpus))
         limit = f", for there are {len(index)} training images" if spec.training.batch_size >= most else ""
         images = f"{spec.training.batch_size} image{'s' * (spec.training.batch_size > 1)}"
         say(f"--auto_batch: batches of {images} a device{limit}; learning rates are the spec's")
@@ -100,7 +101,7 @@ def _train(spec: Experiment, results_dir: str | Path, request: Request, index: I
         return folder
 
     precision = hardware.set_precision(request.use_amp, device)
-    hardware.seed(spec.random_seed, request.deterministic)
+    keras.utils.set_random_seed(spec.random_seed)
     with contextlib.ExitStack() as during:
         during.enter_context(distribution.together(device))
         loader, validation = loaders(spec, device, index)
@@ -162,7 +163,9 @@ def request_device(request: Request) -> distribution.Device:
     cluster = request.cluster
     # What starts one process a GPU may show all of them to each: JAX then takes the one that is meant.
     if cluster is None or cluster.coordinator != distribution.AUTO:
-        distribution.hide_other_gpus(request.gpus, request.gpu_index)
+        os.environ["CUDA_VISIBLE_DEVICES"] = distribution.gpus_shown(request.gpus, request.gpu_index)
+    if request.deterministic:
+        hardware.make_deterministic()
     if cluster is not None:
         distribution.join(cluster)
     return distribution.choose_device(request.gpus, request.gpu_index, cluster)

@@ -1,6 +1,8 @@
 """The search for the largest batch, on made-up memories and on a real step."""
 
 import logging
+import os
+import subprocess
 
 import pytest
 from tiny_network import replace
@@ -28,7 +30,8 @@ def spec(spec_text):
 def test_the_line_through_two_trials_leads_there(spec, monkeypatch, each, there, wanted):
     tried = []
 
-    def trial(spec, batch, use_amp):
+    def trial(asked, environment):
+        batch = asked["batch"]
         tried.append(batch)
         return Trial(batch, int(1e9 + each * 1e9 * batch), int(there * 1e9))
 
@@ -39,7 +42,8 @@ def test_the_line_through_two_trials_leads_there(spec, monkeypatch, each, there,
 
 @pytest.mark.parametrize("most", [1, 3, 8, 21, 100])
 def test_a_batch_that_ends_its_process_bounds_the_search(spec, monkeypatch, most):
-    def trial(spec, batch, use_amp):
+    def trial(asked, environment):
+        batch = asked["batch"]
         return Trial(batch, batch, 10**12) if batch <= most else None
 
     monkeypatch.setattr(auto_batch, "_trial", trial)
@@ -48,7 +52,7 @@ def test_a_batch_that_ends_its_process_bounds_the_search(spec, monkeypatch, most
 
 
 def test_no_memory_at_all(spec, monkeypatch):
-    monkeypatch.setattr(auto_batch, "_trial", lambda spec, batch, use_amp: None)
+    monkeypatch.setattr(auto_batch, "_trial", lambda asked, environment: None)
     with pytest.raises(RunError, match="no memory for a batch of one image"):
         largest_batch(spec, False)
 
@@ -65,9 +69,9 @@ def test_no_memory_at_all(spec, monkeypatch):
 def test_a_run_is_told_its_batch_and_what_bounds_it(spec, monkeypatch, caplog, devices, fits, said):
     trained = []
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(trainer.distribution, "hide_other_gpus", lambda *_: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(trainer, "training_index", lambda spec: range(40))
-    monkeypatch.setattr(trainer, "largest_batch", lambda spec, use_amp, most: min(fits, most))
+    monkeypatch.setattr(trainer, "largest_batch", lambda spec, use_amp, most, devices, gpus: min(fits, most))
     monkeypatch.setattr(trainer, "_train", lambda spec, folder, request, index: trained.append((spec, index)))
     trainer.train(spec, "results", trainer.Request(auto_batch=True, **devices))
     assert said in caplog.text
@@ -75,9 +79,44 @@ def test_a_run_is_told_its_batch_and_what_bounds_it(spec, monkeypatch, caplog, d
     assert used.training.batch_size == batch and index == range(40)
 
 
+@pytest.mark.parametrize(
+    ("devices", "shown"), [({"gpu_index": [2, 1]}, "6,5"), ({"gpus": 2}, "4,5"), ({"gpu_index": [1]}, "5")]
+)
+def test_trials_and_the_run_take_the_same_gpus(spec, monkeypatch, tmp_path, devices, shown):
+    """The parent is not to touch them before; what it shows its trials must not be hidden from itself."""
+    tried = []
+
+    def trial(asked, environment):
+        tried.append((environment["CUDA_VISIBLE_DEVICES"], asked["devices"]))
+        return Trial(asked["batch"], 2 * asked["batch"], 10)
+
+    def chosen(gpus, gpu_index, cluster):
+        raise RunError(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    monkeypatch.setattr(trainer, "training_index", lambda spec: range(40))
+    monkeypatch.setattr(auto_batch, "_trial", trial)
+    monkeypatch.setattr(trainer.distribution, "choose_device", chosen)
+    with pytest.raises(RunError) as caught:
+        trainer.train(spec, tmp_path / "results", trainer.Request(auto_batch=True, **devices))
+    assert caught.value.message == shown
+    assert set(tried) == {(shown, len(shown.split(",")))}
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "fits"),
+    [(0, "ran out of memory trying to allocate 9 GiB. This is not a failure", True), (1, "OOM when allocating", False)],
+)
+def test_only_a_trial_that_failed_was_out_of_memory(monkeypatch, code, said, fits):
+    found = subprocess.CompletedProcess([], code, '{"peak": 5, "limit": 10}\n', said)
+    monkeypatch.setattr(auto_batch.subprocess, "run", lambda *_, **__: found)
+    asked = {"spec": "", "batch": 4, "use_amp": False, "devices": 1}
+    assert auto_batch._trial(asked, {}) == (Trial(4, 5, 10) if fits else None)
+
+
 def test_a_trial_measures_real_steps(spec, monkeypatch):
     replace(monkeypatch.setattr)
-    found = auto_batch._try(spec, 2, use_amp=False)
+    found = auto_batch._try(spec, 2, use_amp=False, devices=1)
     assert 1e8 < found["peak"] < 1e11
     assert 1e8 < found["limit"] < 1e13
 

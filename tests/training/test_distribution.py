@@ -17,7 +17,15 @@ from squares import make_squares
 from ssd.data.share import Share
 from ssd.errors import InputError
 from ssd.models.checkpoint import read_state
-from ssd.training.distribution import Cluster, Device, _check_address, check_alike, hide_other_gpus, loss_in_words
+from ssd.training.distribution import (
+    Cluster,
+    Device,
+    _check_address,
+    _stdout_as_stderr,
+    check_alike,
+    gpus_shown,
+    loss_in_words,
+)
 
 PROGRAM = Path(__file__).with_name("together.py")
 # 11 images: batches of 8 and 3, which neither 2 nor 4 devices divide.
@@ -95,6 +103,19 @@ def assert_same(found: dict, wanted: dict, rtol: float = 1e-5):
     assert found["per_class"] == pytest.approx(wanted["per_class"], abs=1e-3)
 
 
+def test_what_native_code_prints_goes_to_stderr(capfd):
+    with _stdout_as_stderr():
+        os.write(1, b"[Gloo] connected\n")
+    os.write(1, b"ours\n")
+    assert capfd.readouterr() == ("ours\n", "[Gloo] connected\n")
+
+
+def test_a_process_without_stdout_joins_too():
+    load = "import os; os.close(1)\nfrom ssd.training.distribution import _stdout_as_stderr"
+    script = f"{load}\nwith _stdout_as_stderr(): pass"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("shown", "gpus", "index", "left"),
     [
@@ -112,14 +133,13 @@ def test_other_gpus_are_hidden(monkeypatch, shown, gpus, index, left):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown or "")
     if shown is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    hide_other_gpus(gpus, index)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+    assert gpus_shown(gpus, index) == left
 
 
 def test_a_gpu_that_the_environment_does_not_show(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     with pytest.raises(InputError, match="--gpu_index 5: no such GPU among those of CUDA_VISIBLE_DEVICES=4,5,6"):
-        hide_other_gpus(1, [5])
+        gpus_shown(1, [5])
 
 
 def test_an_address_that_cannot_be_is_refused_at_once():

@@ -63,6 +63,22 @@ def test_the_loss_falls_and_its_parts_add_up(training):
     assert totals["loss"] == pytest.approx(parts, rel=1e-5)
 
 
+def test_xla_computes_the_same_step(network):
+    """As on a GPU, where TensorFlow's step is one program of XLA's."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("XLA computes every step here")
+    images, truth = batch(4, seed=1)
+    losses = []
+    for jit in (False, True):
+        keras.utils.set_random_seed(0)
+        model = TrainingModel(tiny_detector(), anchors(), network(), tiny_detector())
+        model.compile(optimizer=keras.optimizers.SGD(0.05, momentum=0.9), jit_compile=jit)
+        for _ in range(5):
+            model.train_on_batch(images, truth)
+        losses.append(model.totals()["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_a_step_makes_the_networks_input_itself(network):
     """The same, then, as a step on that input; and fillers, which are not zero once coloured, are no images."""
     once, off = (1.0, 1.0), dict.fromkeys(("brightness", "contrast", "saturation", "hue", "flip"), 0.0)

@@ -24,7 +24,7 @@ def steps(path: str, devices: int, place: list[str]) -> dict:
     import numpy as np
 
     from ssd.spec import load_experiment
-    from ssd.training import distribution, hardware
+    from ssd.training import distribution
     from ssd.training.run import build
     from ssd.training.shapes import keyed, keyed_pixels
     from ssd.training.trainer import Request, loaders, request_device
@@ -36,7 +36,7 @@ def steps(path: str, devices: int, place: list[str]) -> dict:
     training_config = dataclasses.replace(spec.training, batch_size=BATCH // device.count)
     evaluation = dataclasses.replace(spec.evaluation, batch_size=BATCH // device.count)
     spec = dataclasses.replace(spec, training=training_config, evaluation=evaluation)
-    hardware.seed(spec.random_seed, deterministic=False)
+    keras.utils.set_random_seed(spec.random_seed)
     losses, seen = [], []
     with distribution.together(device):
         loader, validation = loaders(spec, device)
