@@ -69,6 +69,17 @@ dataset_config {{
 """
 
 
+@pytest.fixture(autouse=True)
+def forgotten_graphs():
+    """TensorFlow registers every custom gradient for good, and with it the graph of every step that was compiled:
+    gigabytes by the end of the suite, which collecting garbage looks through again and again."""
+    yield
+    if sys.modules.get("tensorflow.python.framework.ops"):
+        registered = sys.modules["tensorflow.python.framework.ops"].gradient_registry._registry
+        for name in [name for name in registered if name.startswith("CustomGradient-")]:
+            del registered[name]
+
+
 @pytest.fixture(scope="session")
 def network():
     """`network(nlayers=18, ...)`: `ssd_config` with these fields changed."""
