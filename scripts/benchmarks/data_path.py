@@ -294,6 +294,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.count < 16 * (WARM_UP + 2):
         parser.error(f"--count: at least {16 * (WARM_UP + 2)}, or nothing is left behind the warm-up")
+    if args.images and not args.images.is_dir():
+        parser.error(f"--images {args.images}: no such folder")
     cpus = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(cpus, mp_context=get_context("spawn")) as pool:
         paths, boxes = make_pictures(Path(folder), args.images, args.count)

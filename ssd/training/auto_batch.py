@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 
 from ssd.console import say
-from ssd.errors import RunError
+from ssd.errors import InputError, RunError
 from ssd.spec import experiment_from_text
 from ssd.spec.config import Experiment
 
@@ -94,12 +94,19 @@ def _trial(asked: dict, environment: dict[str, str]) -> Trial | None:
     ):
         say(f"--auto_batch: {batch} images: out of memory")
         return None
+    if done.returncode == InputError.exit_code and (answer := _answer(done.stdout)):
+        raise InputError(**answer)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RunError(f"--auto_batch: a step with {batch} images failed: {reason}")
-    trial = Trial(batch, **json.loads(done.stdout.splitlines()[-1]))
+    trial = Trial(batch, **_answer(done.stdout))
     say(f"--auto_batch: {batch} images: {trial.peak / 1e9:.2f} of {trial.limit / 1e9:.2f} GB")
     return trial
+
+
+def _answer(out: str) -> dict:
+    """The last line of a trial's output, behind what libraries print."""
+    return json.loads(out.splitlines()[-1]) if out.strip() else {}
 
 
 def _try(spec: Experiment, batch: int, use_amp: bool, devices: int) -> dict:
@@ -131,7 +138,11 @@ def _try(spec: Experiment, batch: int, use_amp: bool, devices: int) -> dict:
 def main() -> None:
     asked = json.load(sys.stdin)
     spec = experiment_from_text(asked.pop("spec"), "spec", "inference")
-    print(json.dumps(_try(spec, **asked)))
+    try:
+        print(json.dumps(_try(spec, **asked)))
+    except InputError as error:  # GPUs that are not there
+        print(json.dumps({"message": error.message, "hint": error.hint}))
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -54,10 +54,11 @@ class Checkpoints:
             for name in names[1:]:
                 same_file(names[0], name)
         except OSError as error:
+            kept = "the last whole one is kept" if self.present() else "there is none yet"
             raise RunError(
-                f"cannot write the checkpoint: {error.strerror or error}; the last whole one is kept",
+                f"cannot write the checkpoint: {error.strerror or error}; {kept}",
                 where=str(names[0]),
-                hint="make room, then go on with --resume",
+                hint="make room, then go on with --resume" if self.present() else "make room, then start again",
             ) from error
 
     def sweep(self) -> None:

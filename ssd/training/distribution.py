@@ -14,13 +14,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
 import keras
 
-from ssd.console import say
+from ssd.console import log, say
 from ssd.data.share import ALONE, Share
 from ssd.errors import InputError, RunError, SsdError
 from ssd.training.interrupt import Stopped
@@ -91,9 +91,10 @@ def join(cluster: Cluster) -> None:
     # Two steps under way at once would mix up their messages on CPUs.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     shown = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    say(f"waiting for the other processes, {PATIENCE} s at most" + (f": {cluster.coordinator}" if named else ""))
+    where = cluster.coordinator if named else "as SLURM or Open MPI say"
+    say(f"waiting for the other processes, {PATIENCE} s at most: {where}")
     try:
-        with _interruptible():
+        with _interruptible(), _impatient(cluster):
             jax.distributed.initialize(
                 coordinator_address=cluster.coordinator if named else None,
                 num_processes=cluster.processes,
@@ -102,10 +103,9 @@ def join(cluster: Cluster) -> None:
                 cluster_detection_method="deactivate" if named else None,
                 # Else JAX takes the process' number on its machine for its GPU's, though only one is shown to it.
                 local_device_ids=[0] if not named and len(shown) == 1 else None,
-                initialization_timeout=PATIENCE,
+                initialization_timeout=2 * PATIENCE,  # at which it would abort
             )
-            # With the first message between CPUs, Gloo says on stdout that it is connected: nothing for who reads ours.
-            with _stdout_as_stderr():
+            with _without_stdout():  # with the first message between CPUs, Gloo says there that it is connected
                 agreed(0)
     except (RuntimeError, ValueError) as error:
         if not named and "should be defined" in str(error):
@@ -121,8 +121,31 @@ def join(cluster: Cluster) -> None:
 
 
 @contextlib.contextmanager
-def _stdout_as_stderr() -> Iterator[None]:
-    """Within, native code that prints does so on stderr."""
+def _impatient(cluster: Cluster) -> Iterator[None]:
+    """Within, the process ends in a line once it has waited too long."""
+
+    error = RunError(
+        f"--coordinator {cluster.coordinator}: not all processes came within {PATIENCE} s",
+        hint="all need the same --coordinator and --num_processes, and one has --process_id 0",
+    )
+
+    def give_up():
+        log.error("%s", error)
+        sys.stderr.flush()
+        os._exit(error.exit_code)
+
+    timer = threading.Timer(PATIENCE, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def _without_stdout() -> Iterator[None]:
+    """Within, what native code prints is lost."""
     try:
         kept = os.dup(1)
     except OSError:  # closed
@@ -130,7 +153,9 @@ def _stdout_as_stderr() -> Iterator[None]:
         return
     if sys.stdout:
         sys.stdout.flush()
-    os.dup2(2, 1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
     try:
         yield
     finally:
@@ -172,9 +197,13 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def among_others(cluster: Cluster | None) -> Iterator[None]:
+def among_others(cluster: Cluster | None, saved: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Within, an error of one process soon is one of all: JAX would say goodbye to the others before this process ends,
-    while they wait for its part of a step. `Stopped` comes to all of them, and they part as friends."""
+    while they wait for its part of a step. `Stopped` comes to all of them, and they part as friends.
+
+    Args:
+        saved: whether the run has a checkpoint to go on from.
+    """
     try:
         yield
     except Stopped:
@@ -185,8 +214,8 @@ def among_others(cluster: Cluster | None) -> Iterator[None]:
         code = 128 + getattr(error, "number", signal.SIGINT) if isinstance(error, KeyboardInterrupt) else 1
         # The last function registered is the first one called.
         atexit.register(_end, getattr(error, "exit_code", code))
-        if lost := loss_in_words(error):
-            raise lost from error
+        if was_loss(error):
+            raise lost(saved()) from error
         raise
 
 
@@ -203,15 +232,33 @@ def _is_first() -> bool:
     return jax is not None and jax.distributed.is_initialized() and jax.process_index() == 0
 
 
-def loss_in_words(error: BaseException) -> RunError | None:
-    """What is said where another process of the run does not answer any more; None for any other error."""
+def was_loss(error: BaseException) -> bool:
+    """Whether it came since another process of the run does not answer any more."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, SsdError) or not any(sign in text for sign in LOST_PROCESS):
-        return None
+    return not isinstance(error, SsdError) and any(sign in text for sign in LOST_PROCESS)
+
+
+def lost(saved: bool) -> RunError:
+    """What is said then."""
+    onward = "the last whole checkpoint is kept: go on with --resume, with as many processes as you like"
     return RunError(
-        f"another process of the run was lost ({str(error).splitlines()[0][:120]})",
-        hint="the last whole checkpoint is kept: go on with --resume, with as many processes as you like",
+        "another process of the run was lost; if it was not killed, its output says why",
+        hint=onward if saved else "there is no checkpoint yet: start again",
     )
+
+
+@contextlib.contextmanager
+def in_step(device: Device) -> Iterator[None]:
+    """Around what each process does by itself: bad input of one ends all of them, with the same exit code."""
+    bad = None
+    try:
+        yield
+    except InputError as error:
+        bad = error
+    if device.share.processes > 1 and agreed(int(bad is not None)) and bad is None:
+        raise InputError("another process of the run cannot use its input; its output says why")
+    if bad is not None:
+        raise bad
 
 
 def check_alike(what: dict[str, object], device: Device) -> None:

@@ -1,10 +1,12 @@
 """Ctrl-C, SIGTERM and a terminal that closes, at a moment of our choosing: between two steps."""
 
+import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
-from ssd.console import warn
+from ssd.console import log, warn
 from ssd.errors import Signalled
 
 ASK_EVERY = 16  # steps between agreements of several processes; each waits for the devices
@@ -48,7 +50,9 @@ class Interrupt:
             raise Signalled(number)
         self._number = number
         when = "this step" if self._agree is None else f"at most {ASK_EVERY} steps"
-        warn(f"interrupted: saving after {when} (once more to stop at once)")
+        text = f"interrupted: saving after {when} (once more to stop at once)"
+        # A process that leaves all other words to the first one answers whoever sent it a signal.
+        warn(text) if log.isEnabledFor(logging.WARNING) else print(text, file=sys.stderr)
 
     def requested(self) -> bool:
         """Whether a signal came, to any of the processes."""

@@ -90,8 +90,9 @@ def _fill(model: keras.Model, saved: keras.Model, values: list[np.ndarray]) -> N
     different = by_layer.keys() ^ own.keys()
     if rest or any(not name.endswith(RANGE_SUFFIX) for name in different):
         raise _other("network")
-    for name in own.keys() & by_layer.keys():
-        _assign(own[name], by_layer[name], "network")
+    for name, weights in own.items():  # in this order in every process: JAX's hear of each other's values
+        if name in by_layer:
+            _assign(weights, by_layer[name], "network")
 
 
 def _optimizer(training: TrainingModel) -> dict:

@@ -74,7 +74,8 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         limit = f", for there are {len(index)} training images" if spec.training.batch_size >= most else ""
         images = f"{spec.training.batch_size} image{'s' * (spec.training.batch_size > 1)}"
         say(f"--auto_batch: batches of {images} a device{limit}; learning rates are the spec's")
-    with distribution.among_others(request.cluster):
+    saved = Checkpoints.of(Path(results_dir).expanduser(), spec.network).present
+    with distribution.among_others(request.cluster, lambda: bool(saved())):
         return _train(spec, results_dir, request, index)
 
 
@@ -84,18 +85,20 @@ def _train(spec: Experiment, results_dir: str | Path, request: Request, index: I
         only_errors()
     folder = Path(results_dir).expanduser()
     checkpoints = Checkpoints.of(folder, spec.network)
-    start = find_start(
-        spec,
-        checkpoints,
-        resume=request.resume,
-        weights=request.weights,
-        initial_epoch=request.initial_epoch,
-        weights_input=request.weights_input,
-        key=request.key,
-    )
+    distribution.check_alike({"spec": spec.text, "results folder": os.path.realpath(folder)}, device)
+    with distribution.in_step(device):
+        start = find_start(
+            spec,
+            checkpoints,
+            resume=request.resume,
+            weights=request.weights,
+            initial_epoch=request.initial_epoch,
+            weights_input=request.weights_input,
+            key=request.key,
+        )
     start.progress.stopped_early &= spec.training.early_stopping is not None
     where = (start.progress.epoch, start.progress.position)
-    distribution.check_alike({"spec": spec.text, "model to begin with": start.path, "its epoch": where}, device)
+    distribution.check_alike({"model to begin with": start.path, "its epoch": where}, device)
     if reason := finished(spec, start.progress):
         say(f"nothing to resume: {reason}")
         return folder
@@ -104,7 +107,8 @@ def _train(spec: Experiment, results_dir: str | Path, request: Request, index: I
     keras.utils.set_random_seed(spec.random_seed)
     with contextlib.ExitStack() as during:
         during.enter_context(distribution.together(device))
-        loader, validation = loaders(spec, device, index)
+        with distribution.in_step(device):
+            loader, validation = loaders(spec, device, index)
         images = {"training images": loader.index.names, "validation images": validation and validation.index.names}
         distribution.check_alike({**images, "precision": precision}, device)
         training, schedule = build(spec, loader.steps, start, device.count)
@@ -148,8 +152,9 @@ def _train(spec: Experiment, results_dir: str | Path, request: Request, index: I
             status.write("FAILURE", "Training was interrupted")
             raise
         except Exception as error:
-            status.write("FAILURE", str(error))
-            raise explained(error, spec) from error
+            said = distribution.lost(bool(checkpoints.present())) if distribution.was_loss(error) else error
+            status.write("FAILURE", str(said))
+            raise explained(said, spec) from error
         finally:
             board.close()
             profile.close()

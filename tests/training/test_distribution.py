@@ -17,14 +17,17 @@ from squares import make_squares
 from ssd.data.share import Share
 from ssd.errors import InputError
 from ssd.models.checkpoint import read_state
+from ssd.training import distribution
 from ssd.training.distribution import (
     Cluster,
     Device,
     _check_address,
-    _stdout_as_stderr,
+    _without_stdout,
     check_alike,
     gpus_shown,
-    loss_in_words,
+    in_step,
+    lost,
+    was_loss,
 )
 
 PROGRAM = Path(__file__).with_name("together.py")
@@ -75,12 +78,12 @@ def start(backend: str, *arguments, devices: int = 1) -> subprocess.Popen:
     return subprocess.Popen(list(map(str, command)), stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
-def pair(spec: Path, other: Path, results: Path, address: str) -> list[subprocess.Popen]:
+def pair(spec: Path, other: Path, results: Path, address: str, *flags) -> list[subprocess.Popen]:
     """Two processes that train together."""
     running = []
     for number, path in enumerate((spec, other)):
         cluster = ("--coordinator", address, "--num_processes", 2, "--process_id", number)
-        running.append(start("jax", "train", "-e", path, "-r", results, *cluster))
+        running.append(start("jax", "train", "-e", path, "-r", results, *cluster, *flags))
     return running
 
 
@@ -103,17 +106,30 @@ def assert_same(found: dict, wanted: dict, rtol: float = 1e-5):
     assert found["per_class"] == pytest.approx(wanted["per_class"], abs=1e-3)
 
 
-def test_what_native_code_prints_goes_to_stderr(capfd):
-    with _stdout_as_stderr():
+def test_what_native_code_prints_is_not_among_our_lines(capfd):
+    with _without_stdout():
         os.write(1, b"[Gloo] connected\n")
     os.write(1, b"ours\n")
-    assert capfd.readouterr() == ("ours\n", "[Gloo] connected\n")
+    assert capfd.readouterr() == ("ours\n", "")
 
 
 def test_a_process_without_stdout_joins_too():
-    load = "import os; os.close(1)\nfrom ssd.training.distribution import _stdout_as_stderr"
-    script = f"{load}\nwith _stdout_as_stderr(): pass"
+    load = "import os; os.close(1)\nfrom ssd.training.distribution import _without_stdout"
+    script = f"{load}\nwith _without_stdout(): pass"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+def test_bad_input_of_one_process_is_all_others_end(monkeypatch):
+    two, told, others = Device("cpu", "CPU", 2, Share(0, 2, 2)), [], iter((0, 1, 1, 0))
+    monkeypatch.setattr(distribution, "agreed", lambda number: told.append(number) or max(number, next(others)))
+    for _ in range(2):
+        with pytest.raises(InputError, match="mine"), in_step(two):
+            raise InputError("mine")
+    with pytest.raises(InputError, match="another process of the run cannot use its input"), in_step(two):
+        pass
+    with in_step(two):
+        pass
+    assert told == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -164,10 +180,10 @@ def test_ctrl_c_ends_the_wait_for_the_others(spec, tmp_path):
 
 
 def test_what_is_no_lost_process():
-    assert loss_in_words(ValueError("a bad value")) is None
-    assert loss_in_words(InputError("Gloo is a place")) is None
-    found = loss_in_words(RuntimeError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer\nmore"))
-    assert "another process of the run was lost" in found.message and "more" not in found.message
+    assert not was_loss(ValueError("a bad value"))
+    assert not was_loss(InputError("Gloo is a place"))
+    assert was_loss(RuntimeError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer\nmore"))
+    assert "--resume" in lost(saved=True).hint and "--resume" not in lost(saved=False).hint
 
 
 @needs_jax
@@ -239,6 +255,34 @@ def test_a_run_of_two_replicas_goes_on_with_one(spec, tmp_path):
 
 
 @needs_jax
+def test_a_process_that_never_comes_is_not_waited_for_long():
+    script = f"""
+from ssd.training import distribution
+distribution.PATIENCE = 2
+distribution.join(distribution.Cluster({free_address()!r}, 2, 0))
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=100)
+    assert found.returncode == 1 and "not all processes came within 2 s" in found.stderr
+    assert "Traceback" not in found.stderr and "***" not in found.stderr
+
+
+@needs_jax
+@pytest.mark.networks
+def test_processes_with_other_results_folders_end(spec, tmp_path):
+    address = free_address()
+    running = [
+        start("jax", "train", "-e", spec(), "-r", tmp_path / f"results{number}", *("--coordinator", address),
+              *("--num_processes", 2), *("--process_id", number)) for number in range(2)
+    ]  # fmt: skip
+    for process in running:
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 2, err
+        assert "the processes of the run differ in: results folder" in err
+    assert not list(tmp_path.glob("results*"))
+
+
+@needs_jax
 @pytest.mark.networks
 def test_a_fault_of_one_process_ends_all(spec, tmp_path):
     """A rate of its own for one of them: said before training; and a picture that one of them cannot read."""
@@ -285,6 +329,12 @@ def test_a_lost_process_ends_the_run_and_one_process_goes_on(spec, tmp_path):
     assert process.returncode == 0, err
     assert f"resuming from {last}: after epoch {done}" in out
     assert read_state(last)[0]["epoch"] == done + 2
+    # And with two again, which must fill in the weights in the same order, whatever order their sets have.
+    path = spec(epochs=done + 4)
+    for process in pair(path, path, results, free_address(), "--resume"):
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+    assert read_state(last)[0]["epoch"] == done + 4
 
 
 @needs_jax
@@ -296,9 +346,10 @@ def test_an_interrupted_process_stops_all(spec, tmp_path):
         if line.startswith("epoch 2/"):
             break
     running[1].send_signal(signal.SIGTERM)
-    for process in running:
+    for number, process in enumerate(running):
         _, err = process.communicate(timeout=200)
         assert process.returncode == 128 + signal.SIGTERM, err
+        assert ("interrupted: saving after at most" in err) == (number == 1)  # an answer where the signal came
     assert (results / "weights" / "ssd_resnet10_last.keras").exists()
 
 
