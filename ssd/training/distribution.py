@@ -197,12 +197,12 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def among_others(cluster: Cluster | None, saved: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def among_others(cluster: Cluster | None, saved: Callable[[], list]) -> Iterator[None]:
     """Within, an error of one process soon is one of all: JAX would say goodbye to the others before this process ends,
     while they wait for its part of a step. `Stopped` comes to all of them, and they part as friends.
 
     Args:
-        saved: whether the run has a checkpoint to go on from.
+        saved: gives the checkpoints of the run, to go on from.
     """
     try:
         yield
@@ -215,7 +215,7 @@ def among_others(cluster: Cluster | None, saved: Callable[[], bool] = lambda: Fa
         # The last function registered is the first one called.
         atexit.register(_end, getattr(error, "exit_code", code))
         if was_loss(error):
-            raise lost(saved()) from error
+            raise lost(bool(saved())) from error
         raise
 
 

@@ -51,8 +51,10 @@ class Interrupt:
         self._number = number
         when = "this step" if self._agree is None else f"at most {ASK_EVERY} steps"
         text = f"interrupted: saving after {when} (once more to stop at once)"
-        # A process that leaves all other words to the first one answers whoever sent it a signal.
-        warn(text) if log.isEnabledFor(logging.WARNING) else print(text, file=sys.stderr)
+        if log.isEnabledFor(logging.WARNING):
+            warn(text)
+        else:  # a process that leaves all other words to the first one answers whoever sent it a signal
+            print(text, file=sys.stderr)
 
     def requested(self) -> bool:
         """Whether a signal came, to any of the processes."""

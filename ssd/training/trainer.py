@@ -74,17 +74,18 @@ def train(spec: Experiment, results_dir: str | Path, request: Request) -> Path:
         limit = f", for there are {len(index)} training images" if spec.training.batch_size >= most else ""
         images = f"{spec.training.batch_size} image{'s' * (spec.training.batch_size > 1)}"
         say(f"--auto_batch: batches of {images} a device{limit}; learning rates are the spec's")
-    saved = Checkpoints.of(Path(results_dir).expanduser(), spec.network).present
-    with distribution.among_others(request.cluster, lambda: bool(saved())):
-        return _train(spec, results_dir, request, index)
+    folder = Path(results_dir).expanduser()
+    checkpoints = Checkpoints.of(folder, spec.network)
+    with distribution.among_others(request.cluster, checkpoints.present):
+        return _train(spec, folder, checkpoints, request, index)
 
 
-def _train(spec: Experiment, results_dir: str | Path, request: Request, index: ImageIndex | None) -> Path:
+def _train(
+    spec: Experiment, folder: Path, checkpoints: Checkpoints, request: Request, index: ImageIndex | None
+) -> Path:
     device = request_device(request)
     if device.share.process:
         only_errors()
-    folder = Path(results_dir).expanduser()
-    checkpoints = Checkpoints.of(folder, spec.network)
     distribution.check_alike({"spec": spec.text, "results folder": os.path.realpath(folder)}, device)
     with distribution.in_step(device):
         start = find_start(

@@ -72,7 +72,9 @@ def test_a_run_is_told_its_batch_and_what_bounds_it(spec, monkeypatch, caplog, d
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(trainer, "training_index", lambda spec: range(40))
     monkeypatch.setattr(trainer, "largest_batch", lambda spec, use_amp, most, devices, gpus: min(fits, most))
-    monkeypatch.setattr(trainer, "_train", lambda spec, folder, request, index: trained.append((spec, index)))
+    monkeypatch.setattr(
+        trainer, "_train", lambda spec, folder, checkpoints, request, index: trained.append((spec, index))
+    )
     trainer.train(spec, "results", trainer.Request(auto_batch=True, **devices))
     assert said in caplog.text
     (used, index), batch = trained[0], int(said.split()[2])

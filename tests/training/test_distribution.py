@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from squares import make_squares
@@ -184,6 +185,25 @@ def test_what_is_no_lost_process():
     assert not was_loss(InputError("Gloo is a place"))
     assert was_loss(RuntimeError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer\nmore"))
     assert "--resume" in lost(saved=True).hint and "--resume" not in lost(saved=False).hint
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    ("coordinator", "shown", "wanted"),
+    [("auto", "3", [0]), ("auto", "GPU-1f2e", [0]), ("auto", "0,1", None), ("auto", "", None), ("named", "3", None)],
+)
+def test_the_only_gpu_that_is_shown_is_the_process_own(monkeypatch, coordinator, shown, wanted):
+    """However it numbers the processes of a machine, and so their GPUs, what started them."""
+    import jax
+
+    joined = []
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **flags: joined.append(flags["local_device_ids"]))
+    monkeypatch.setattr(distribution, "agreed", lambda number: number)
+    address = free_address() if coordinator == "named" else coordinator
+    distribution.join(Cluster(address, 2, 0))
+    assert joined == [wanted]
 
 
 @needs_jax

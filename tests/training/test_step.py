@@ -79,6 +79,33 @@ def test_xla_computes_the_same_step(network):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+def test_frozen_statistics_train_without_the_fused_operation_too(monkeypatch):
+    """Which has no gradient for them on GPUs where it must be deterministic."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the fused operation is TensorFlow's")
+    import tensorflow as tf
+
+    from ssd.models import batch_norm
+
+    layer = batch_norm.BatchNormalization()
+    layer.build((None, 4, 4, 3))
+    layer.set_weights([np.array(row, np.float32) for row in ((1, 2, 3), (0, 1, 2), (3, 1, 2), (1, 4, 9))])
+    layer.trainable = False
+    x, found = tf.constant(np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")), []
+    fused = tf.compat.v1.nn.fused_batch_norm
+    calls = []
+    monkeypatch.setattr(tf.compat.v1.nn, "fused_batch_norm", lambda *a, **k: calls.append(1) or fused(*a, **k))
+    for lacking in (False, True):
+        monkeypatch.setattr(batch_norm, "_lacks_gradient", lambda lacking=lacking: lacking)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        found.append((y, tape.gradient(y, x)))
+    assert len(calls) == 1
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_a_step_makes_the_networks_input_itself(network):
     """The same, then, as a step on that input; and fillers, which are not zero once coloured, are no images."""
     once, off = (1.0, 1.0), dict.fromkeys(("brightness", "contrast", "saturation", "hue", "flip"), 0.0)

@@ -435,6 +435,27 @@ def test_weights_that_the_last_step_broke_are_not_saved(spec, tmp_path, monkeypa
     assert not list((tmp_path / "r").glob("weights/*.keras"))
 
 
+@pytest.mark.parametrize(
+    ("saves", "said", "cure"), [(0, "there is none yet", "start again"), (1, "last whole one is kept", "--resume")]
+)
+def test_a_full_disk_names_the_checkpoint_that_there_is(saves, said, cure, spec, tmp_path, monkeypatch):
+    from ssd.training import checkpoints
+
+    save, done = checkpoints.save_model, []
+
+    def until_full(*args):
+        if len(done) == saves:
+            raise OSError(28, "No space left on device")
+        done.append(1)
+        return save(*args)
+
+    monkeypatch.setattr(checkpoints, "save_model", until_full)
+    with pytest.raises(RunError, match=f"No space left on device; .*{said}") as caught:
+        train(spec(epochs=3), tmp_path / "r", Request())
+    assert cure in caught.value.hint
+    assert status_of(tmp_path / "r")[-1]["status"] == "FAILURE"
+
+
 def test_a_shortage_of_memory_names_the_cure(spec, tmp_path, monkeypatch):
     def train_on_batch(self, *args):
         raise RuntimeError("RESOURCE_EXHAUSTED: OOM when allocating tensor")
